@@ -1,0 +1,3 @@
+//! Atoll over HTTP: the server, the command line and the demo.
+
+pub mod node;

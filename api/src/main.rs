@@ -1,0 +1,2 @@
+//! The binary `atoll`.
+fn main() {}
