@@ -7,4 +7,5 @@ pub mod command;
 pub mod dot;
 pub mod entity;
 pub mod name;
+pub mod operation;
 pub mod record;
