@@ -7,6 +7,8 @@
 //!
 //! Left out: transactions, snapshots. There is one writer, and it needs neither.
 
+pub mod memory;
+
 use bytes::Bytes;
 
 /// One change of a batch: a key, and its new value or `None` to delete it.
