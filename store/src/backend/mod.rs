@@ -8,6 +8,7 @@
 //! Left out: transactions, snapshots. There is one writer, and it needs neither.
 
 pub mod memory;
+pub mod sled;
 
 use bytes::Bytes;
 
