@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod command;
+pub mod committer;
 pub mod dot;
 pub mod entity;
 pub mod name;
