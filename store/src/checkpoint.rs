@@ -43,7 +43,7 @@ struct Head {
 
 /// Why an entity could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     /// A record is damaged or cannot be read.
     #[error(transparent)]
     Record(#[from] record::RecordError),
@@ -88,13 +88,11 @@ pub(crate) fn indexed(backend: &dyn Backend) -> Result<Vec<(Millis, EntityKey)>,
 }
 
 /// Reads an entity from its records; an absent one is empty.
-pub(crate) fn load(
-    backend: &dyn Backend,
-    id: ShardId,
-    key: &EntityKey,
-) -> Result<Hot, LoadError> {
+pub(crate) fn load(backend: &dyn Backend, id: ShardId, key: &EntityKey) -> Result<Hot, LoadError> {
     let damaged = |key: &[u8]| {
-        LoadError::Record(record::Damaged { key: key.to_vec().into(), why: record::Damage::Body }.into())
+        LoadError::Record(
+            record::Damaged { key: key.to_vec().into(), why: record::Damage::Body }.into(),
+        )
     };
     let head_key = entity_key(id, &key.bytes());
     let Some((body, parts)) = record::read(backend, &head_key, RecordKind::Entity)? else {
@@ -180,7 +178,8 @@ impl Hot {
                     record::remove(&piece_key(id, key, piece.id), piece.parts, batch);
                 }
                 if runs.len() > 1 {
-                    self.pieces = runs.drain(..).map(|run| self.piece(id, key, run, batch)).collect();
+                    self.pieces =
+                        runs.drain(..).map(|run| self.piece(id, key, run, batch)).collect();
                 }
             }
             Dirty::Pieces(dirty) => {
@@ -203,7 +202,13 @@ impl Hot {
         self.pieces.splice(place..=place, fresh);
     }
 
-    fn piece(&mut self, id: ShardId, key: &EntityKey, run: Vec<Item>, batch: &mut Vec<Write>) -> Piece {
+    fn piece(
+        &mut self,
+        id: ShardId,
+        key: &EntityKey,
+        run: Vec<Item>,
+        batch: &mut Vec<Write>,
+    ) -> Piece {
         let number = self.next_piece;
         self.next_piece += 1;
         let body = postcard::to_stdvec(&run).expect("items encode to memory");

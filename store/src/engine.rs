@@ -275,8 +275,7 @@ impl Engine {
     pub(crate) fn replay(&mut self, id: ShardId, operation: &Operation, position: u64, show: bool) {
         for part in &operation.parts {
             let Ok(hot) = self.hot(id, &part.key) else { continue };
-            let (old, bytes, expiry) =
-                (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
+            let (old, bytes, expiry) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
             let dropped = hot.entity.apply(operation, part);
             hot.mark(touched(part, operation.dot).filter(|_| !dropped));
             let image = show.then(|| Arc::new(Image::new(hot.entity.clone())));
@@ -294,7 +293,7 @@ impl Engine {
         let shard = self.shards.entry(id).or_default();
         shard.vector.raise(operation.dot.origin, operation.dot.sequence);
         shard.stamp = shard.stamp.max(operation.stamp);
-        shard.unsaved.get_or_insert(position);
+        shard.unsaved.get_or_insert((position, self.log.appended));
         shard.catch_up();
     }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, BackendError};
-use crate::committer;
+use crate::committer::{log_key, log_position, unpack};
 use crate::dot::{Dot, Hlc, Origin};
 use crate::name::EntityKey;
 use crate::operation::Operation;
@@ -55,11 +55,6 @@ impl Entry {
     }
 }
 
-/// The key of the log record that starts at `position`.
-pub(crate) fn record_key(position: u64) -> Vec<u8> {
-    [&b"l"[..], &position.to_be_bytes()].concat()
-}
-
 /// Reads the entries from `from` on, up to `limit` records' worth, out of the backend.
 ///
 /// The first record may start before `from`: what is before is left out.
@@ -68,12 +63,12 @@ pub fn read(
     from: u64,
     limit: usize,
 ) -> Result<Vec<(u64, Bytes)>, BackendError> {
-    let end = record_key(u64::MAX);
-    let first = backend.last(b"l", &record_key(from.saturating_add(1)))?;
+    let end = log_key(u64::MAX);
+    let first = backend.last(b"l", &log_key(from.saturating_add(1)))?;
     // The last record at or before `from` may be a piece of it: go back to its head.
     let start = match first {
         Some((key, _)) if key.len() >= 9 => key[..9].to_vec(),
-        _ => record_key(from),
+        _ => log_key(from),
     };
     let items = match record::scan(backend, RecordKind::Log, &start, &end, limit) {
         Ok(items) => items,
@@ -82,17 +77,11 @@ pub fn read(
     };
     let mut entries = Vec::new();
     for (key, body) in items {
-        let (Some(first), Ok(body)) = (position_of(&key), body) else { continue };
-        let unpacked = committer::unpack(first, &body);
+        let (Some(first), Ok(body)) = (log_position(&key), body) else { continue };
+        let Ok(unpacked) = unpack(first, &body) else { continue };
         entries.extend(unpacked.into_iter().filter(|(position, _)| *position >= from));
     }
     Ok(entries)
-}
-
-/// The position that a log record's key names.
-pub(crate) fn position_of(key: &[u8]) -> Option<u64> {
-    let bytes = key.strip_prefix(b"l")?.first_chunk::<8>()?;
-    Some(u64::from_be_bytes(*bytes))
 }
 
 /// Where the operations of one origin in one shard are: dense from `first`.

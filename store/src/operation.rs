@@ -117,6 +117,13 @@ impl Effect {
         *self == Effect::default()
     }
 
+    /// Whether it removes a payload.
+    pub(crate) fn removes_dot(&self, path: &Path, dot: Dot) -> bool {
+        let covers = |seen: &Dot| seen.origin == dot.origin && seen.sequence >= dot.sequence;
+        let deleted = self.deletes.iter().flatten().any(covers);
+        deleted || self.removes.iter().any(|(at, dots)| at == path && dots.contains(&dot))
+    }
+
     /// The dots that a copy must have seen before it applies this.
     fn named(&self) -> impl Iterator<Item = Dot> + '_ {
         let deletes = self.deletes.iter().flatten().copied();

@@ -109,9 +109,9 @@ impl Hot {
             self.dirty = Dirty::All;
             return;
         };
-        let places = touched.iter().map(|key| {
-            self.pieces.partition_point(|piece| piece.first <= *key).saturating_sub(1)
-        });
+        let places = touched
+            .iter()
+            .map(|key| self.pieces.partition_point(|piece| piece.first <= *key).saturating_sub(1));
         match &mut self.dirty {
             Dirty::All => {}
             Dirty::Pieces(dirty) => dirty.extend(places),
@@ -139,8 +139,9 @@ pub(crate) struct Shard {
     pub(crate) recorded: (u128, u64),
     /// The highest stamp applied.
     pub(crate) stamp: Hlc,
-    /// The log position of the first change that no checkpoint holds.
-    pub(crate) unsaved: Option<u64>,
+    /// The log position of the first change that no checkpoint holds, and the bytes appended
+    /// before it.
+    pub(crate) unsaved: Option<(u64, u64)>,
 }
 
 impl Shard {

@@ -341,9 +341,8 @@ impl<'a> Draft<'a> {
     /// Invariant 2.
     fn leave_presence(&mut self) {
         for scope in std::mem::take(&mut self.scopes) {
-            let here = |path: &Path| {
-                path.leaf != Leaf::Expiry && (scope.is_none() || path.field == scope)
-            };
+            let here =
+                |path: &Path| path.leaf != Leaf::Expiry && (scope.is_none() || path.field == scope);
             let held = self.adds.keys().any(here) || self.counts.keys().any(here);
             let path = Path { field: scope.clone(), leaf: Leaf::Presence };
             self.clear(&path);

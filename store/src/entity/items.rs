@@ -55,10 +55,7 @@ impl Entity {
             .take_while(move |item| until.is_none_or(|until| item.key() < *until))
     }
 
-    fn live_from<'a>(
-        &'a self,
-        from: Option<&'a ItemKey>,
-    ) -> Box<dyn Iterator<Item = Item> + 'a> {
+    fn live_from<'a>(&'a self, from: Option<&'a ItemKey>) -> Box<dyn Iterator<Item = Item> + 'a> {
         let item = |((path, dot), payload): (&(Path, Dot), &Payload)| {
             Item::Live(path.clone(), *dot, payload.clone())
         };
@@ -71,10 +68,7 @@ impl Entity {
         }
     }
 
-    fn epochs_from<'a>(
-        &'a self,
-        from: Option<&'a ItemKey>,
-    ) -> Box<dyn Iterator<Item = Item> + 'a> {
+    fn epochs_from<'a>(&'a self, from: Option<&'a ItemKey>) -> Box<dyn Iterator<Item = Item> + 'a> {
         let item = |(key, epoch): (&EpochKey, &Epoch)| Item::Epoch(key.clone(), *epoch);
         match from {
             Some(ItemKey::Epoch(key)) => Box::new(self.epochs.range(key.clone()..).map(item)),
@@ -87,13 +81,10 @@ impl Entity {
         &'a self,
         from: Option<&'a ItemKey>,
     ) -> Box<dyn Iterator<Item = Item> + 'a> {
-        let item = |((hash, dot), stamp): (&(RequestHash, Dot), &Hlc)| {
-            Item::Retry(*hash, *dot, *stamp)
-        };
+        let item =
+            |((hash, dot), stamp): (&(RequestHash, Dot), &Hlc)| Item::Retry(*hash, *dot, *stamp);
         match from {
-            Some(ItemKey::Retry(hash, dot)) => {
-                Box::new(self.keys.range((*hash, *dot)..).map(item))
-            }
+            Some(ItemKey::Retry(hash, dot)) => Box::new(self.keys.range((*hash, *dot)..).map(item)),
             _ => Box::new(self.keys.iter().map(item)),
         }
     }

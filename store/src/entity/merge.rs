@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Entity, Epoch};
 use crate::dot::{Dot, Origin, VersionVector};
-use crate::operation::{EpochKey, Path, Tally};
+use crate::operation::{EpochKey, Path, Payload, Tally};
 
 impl Entity {
     /// Joins `other`, read where `theirs` was covered, into this copy, which has seen `ours`.
@@ -30,10 +30,7 @@ impl Entity {
     }
 
     /// The context of this copy: its own while it is ahead, joined with its shard's.
-    pub fn context<'a>(
-        &self,
-        shard: &'a VersionVector,
-    ) -> std::borrow::Cow<'a, VersionVector> {
+    pub fn context<'a>(&self, shard: &'a VersionVector) -> std::borrow::Cow<'a, VersionVector> {
         match &self.ahead {
             None => std::borrow::Cow::Borrowed(shard),
             Some(ahead) => {
@@ -118,6 +115,14 @@ impl Entity {
         let mut context = self.context(shard).into_owned();
         context.join(theirs);
         self.ahead = (!shard.contains(&context)).then(|| Arc::new(context));
+    }
+
+    /// The stamps of its values.
+    pub(crate) fn stamps(&self) -> impl Iterator<Item = crate::dot::Hlc> + '_ {
+        self.live.values().filter_map(|payload| match payload {
+            Payload::Value { stamp, .. } => Some(*stamp),
+            _ => None,
+        })
     }
 
     /// The origins of its live payloads and epochs.

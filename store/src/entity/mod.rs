@@ -18,6 +18,7 @@ mod view;
 
 pub use draft::{Draft, Limits};
 pub use image::Image;
+pub(crate) use items::touched;
 pub use items::{Item, ItemKey};
 
 use std::sync::Arc;
