@@ -1,1 +1,3 @@
-//! Placeholder of the first build.
+//! How copies of Atoll entities converge: the core, and the transport that carries its frames.
+
+pub mod transport;
