@@ -3,4 +3,5 @@
 //! `core` decides, `transport` carries, `driver` turns the one around the other.
 
 pub mod core;
+pub mod driver;
 pub mod transport;

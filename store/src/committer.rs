@@ -31,7 +31,7 @@ use crate::backend::{Backend, BackendError, Write};
 use crate::record::{BODY_MAX, Damage, Damaged, RecordKind, encode};
 
 /// Batches that may wait for the committer; at the limit, `submit` blocks its caller.
-pub const QUEUE: usize = 4096;
+pub const QUEUE: usize = 64;
 /// Bytes at which a group is closed: one flush stays in the order of 10 ms, and a group below the
 /// size of a segment of the engine's log.
 pub const GROUP_BYTES: usize = 1024 * 1024;

@@ -2,16 +2,91 @@
 //!
 //! The facade hides the driver, the committer and the transport. Handles are cheap clones.
 
-use std::collections::BTreeMap;
+mod cursor;
+mod journal;
+mod subscription;
+pub mod testing;
+mod views;
+
+pub use cursor::Cursor;
+pub use subscription::Subscription;
+pub use views::{ClusterView, Lag, NodeView, ShardDigest};
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
+use atoll_replication::core::Identity;
+use atoll_replication::driver::{self, Clock, Parts, Replica, SystemClock, Unanswered};
+use atoll_replication::transport::{Arrival, NodeId, Transport};
+use atoll_store::backend::sled::Sled;
+use atoll_store::backend::{Backend, BackendError};
 use atoll_store::command::{Change, Refusal};
+use atoll_store::dot::Origin;
+use atoll_store::engine::{Engine, Options, StoreError};
 use atoll_store::entity::Image;
 use atoll_store::name::{Collection, EntityKey, Kind};
+use atoll_store::reader::{Range, Reader};
+
+use journal::Journal;
+
+/// `/livez` fails when the core has not turned for this long, in milliseconds.
+const STALLED_MS: u64 = 10_000;
+
+/// How a node runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name, for people.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Its zone.
+    pub zone: String,
+    /// Where peers reach it.
+    pub advertise: String,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Peers named by the configuration.
+    pub seeds: usize,
+    /// How the store is kept.
+    pub store: Options,
+    /// Bytes of cache of the storage engine.
+    pub engine_cache: u64,
+    /// Bytes kept free on the disk.
+    pub disk_reserve: u64,
+    /// Subscriptions at a time.
+    pub subscriptions: usize,
+}
+
+/// A node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory: see the text.
+    #[error("data directory {0}: {1}")]
+    Directory(PathBuf, BackendError),
+    /// The store in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system gives no random bits.
+    #[error("no random bits from the system: {0}")]
+    Random(getrandom::Error),
+}
+
+struct Inner {
+    settings: Settings,
+    id: String,
+    origin: Origin,
+    replica: Replica,
+    reader: Reader,
+    backend: Arc<dyn Backend>,
+    journal: Arc<Journal>,
+    clock: Arc<dyn Clock>,
+}
 
 /// A running node.
 #[derive(Clone)]
-pub struct Node(Arc<()>);
+pub struct Node(Arc<Inner>);
 
 /// The answer to a change.
 #[derive(Clone, Debug)]
@@ -97,21 +172,6 @@ pub enum Start {
     After(Cursor),
 }
 
-/// A place in a node's journal, opaque to clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor(String);
-
-impl Cursor {
-    /// Parses what a client sent back; `None` if it is no cursor.
-    pub fn parse(text: &str) -> Option<Cursor> {
-        Some(Cursor(text.into()))
-    }
-    /// The text for clients: printable ASCII, under 1 KiB.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// What a subscriber receives. The facade never ends a stream without `Ended`.
 #[derive(Clone, Debug)]
 pub enum Record {
@@ -125,7 +185,7 @@ pub enum Record {
     Progress,
     /// The cursor was too old or foreign beyond replay: a snapshot follows.
     Reset,
-    /// The stream ends: `slow-consumer`, `draining`.
+    /// The stream ends: `draining`, `overloaded`, `quarantined`.
     Ended(&'static str),
 }
 
@@ -140,138 +200,212 @@ pub struct Changed {
     pub origin_region: Arc<str>,
 }
 
-/// A running subscription: a reader of the journal, not a queue.
-pub struct Subscription(());
-
-impl Subscription {
-    /// The next record with the cursor after it; waits. Cancel-safe.
-    pub async fn next(&mut self) -> (Record, Cursor) {
-        todo!()
-    }
-}
-
-/// This node's view of one node (of itself too).
-#[derive(Clone, Debug)]
-pub struct NodeView {
-    /// Node id, hex.
-    pub id: String,
-    /// Its name in configuration, or the id.
-    pub name: String,
-    /// Region.
-    pub region: String,
-    /// Zone.
-    pub zone: String,
-    /// QUIC address.
-    pub address: String,
-    /// `up`, `down` or `joining`.
-    pub state: &'static str,
-    /// Version of the program.
-    pub version: String,
-    /// The origin of its current start, hex.
-    pub incarnation: String,
-    /// Round trip in milliseconds, if connected (none for itself).
-    pub rtt_ms: Option<f64>,
-}
-
-/// How far behind an origin region this node is known to be.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lag {
-    /// Milliseconds since the newest closed clock heard from there.
-    pub ms: u64,
-    /// Operations known to exist there and not yet here.
-    pub operations: u64,
-}
-
-/// `GET /v1/cluster`.
-#[derive(Clone, Debug)]
-pub struct ClusterView {
-    /// This node's id, hex.
-    pub node: String,
-    /// This node's region.
-    pub region: String,
-    /// All known nodes.
-    pub nodes: Vec<NodeView>,
-    /// Lag by origin region.
-    pub lag: BTreeMap<String, Lag>,
-    /// Local writes accepted since start.
-    pub writes: u64,
-}
-
-/// One shard's digest.
-#[derive(Clone, Debug)]
-pub struct ShardDigest {
-    /// `<placement>/<slot>`.
-    pub shard: String,
-    /// The content digest, hex.
-    pub digest: String,
-    /// Entities present.
-    pub entities: u64,
-    /// The version vector: origin hex -> sequence.
-    pub vector: BTreeMap<String, u64>,
-}
-
 impl Node {
+    /// Opens the data directory and starts the core. Blocks while it recovers.
+    ///
+    /// `fail` is called if a commit fails: end the process, outcomes are unknown.
+    pub fn start(
+        settings: Settings,
+        id: NodeId,
+        transport: Arc<dyn Transport>,
+        arrivals: mpsc::Receiver<Arrival>,
+        fail: impl FnOnce(BackendError) + Send + 'static,
+    ) -> Result<Node, StartError> {
+        let opened = Sled::open(&settings.data, settings.engine_cache);
+        let backend: Arc<dyn Backend> = match opened {
+            Ok(sled) => Arc::new(sled),
+            Err(error) => return Err(StartError::Directory(settings.data, error)),
+        };
+        let origin = Origin(getrandom::u64().map_err(StartError::Random)?);
+        let engine = Engine::open(backend.clone(), settings.store, origin)?;
+        let reader = Reader::new(backend.clone(), settings.store.slots);
+        let journal = Arc::new(Journal::new(engine.journal_end() - 1));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let parts = Parts {
+            identity: Identity {
+                node: id,
+                name: settings.name.clone(),
+                region: settings.region.clone(),
+                zone: settings.zone.clone(),
+                address: settings.advertise.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                origin,
+                seeds: settings.seeds,
+            },
+            engine,
+            reader: reader.clone(),
+            transport,
+            arrivals,
+            clock: clock.clone(),
+            observer: journal.clone(),
+            reserve: settings.disk_reserve,
+        };
+        let replica = driver::start(parts, tokio::runtime::Handle::current(), fail);
+        let id = id.to_string();
+        let inner = Inner { settings, id, origin, replica, reader, backend, journal, clock };
+        Ok(Node(Arc::new(inner)))
+    }
+
     /// Applies changes as one durable group commit; answers in the same order.
-    pub async fn write(&self, _changes: Vec<Change>) -> Vec<Result<Written, WriteError>> {
-        todo!()
+    pub async fn write(&self, changes: Vec<Change>) -> Vec<Result<Written, WriteError>> {
+        let count = changes.len();
+        if self.0.journal.is_draining() {
+            return vec![Err(WriteError::Draining); count];
+        }
+        match self.0.replica.write(changes).await {
+            Ok(written) => written.into_iter().map(written_of).collect(),
+            Err(Unanswered::Overloaded) => vec![Err(WriteError::Overloaded); count],
+            Err(Unanswered::Stopping) => vec![Err(WriteError::Draining); count],
+            Err(Unanswered::Unknown) => vec![Err(WriteError::Unknown); count],
+        }
     }
+
     /// The image if it is hot, without any wait; `None` means: ask `read`.
-    pub fn peek(&self, _key: &EntityKey) -> Option<Arc<Image>> {
-        todo!()
+    pub fn peek(&self, key: &EntityKey) -> Option<Arc<Image>> {
+        self.0.reader.peek(key)
     }
+
     /// The entity's last durable image; an absent entity's image says so.
-    pub async fn read(&self, _key: &EntityKey) -> Result<Arc<Image>, ReadError> {
-        todo!()
+    pub async fn read(&self, key: &EntityKey) -> Result<Arc<Image>, ReadError> {
+        if let Some(image) = self.peek(key) {
+            return Ok(image);
+        }
+        match self.0.replica.load(key.clone()).await {
+            Ok(image) => image.map_err(|_| ReadError::Quarantined),
+            Err(Unanswered::Overloaded) => Err(ReadError::Overloaded),
+            Err(_) => Err(ReadError::Draining),
+        }
     }
+
     /// Up to `limit` present entities of a collection whose id starts with `prefix` and comes
     /// after `after`, in byte order of ids.
     pub async fn list(
         &self,
-        _kind: Kind,
-        _collection: &Collection,
-        _prefix: &str,
-        _after: Option<&str>,
-        _limit: usize,
+        kind: Kind,
+        collection: &Collection,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
     ) -> Result<Page, ReadError> {
-        todo!()
+        let range = Range {
+            kind,
+            collection: collection.clone(),
+            prefix: prefix.to_owned(),
+            after: after.map(str::to_owned),
+        };
+        let mut items = self.list_range(range, limit + 1).await?;
+        let more = items.len() > limit;
+        items.truncate(limit);
+        Ok(Page { items, more })
     }
+
+    async fn list_range(
+        &self,
+        range: Range,
+        limit: usize,
+    ) -> Result<Vec<(EntityKey, Arc<Image>)>, ReadError> {
+        let (reader, now) = (self.0.reader.clone(), self.now());
+        let list = move || reader.list(&range, now, limit);
+        self.blocking(list).await?.map_err(|_| ReadError::Quarantined)
+    }
+
+    async fn list_slot(
+        &self,
+        slot: u16,
+        after: Option<EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<(EntityKey, Arc<Image>)>, ReadError> {
+        let (reader, now) = (self.0.reader.clone(), self.now());
+        let list = move || reader.list_all(slot, after.as_ref(), now, limit);
+        self.blocking(list).await?.map_err(|_| ReadError::Quarantined)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ReadError> {
+        tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Draining)
+    }
+
     /// Starts a subscription; refused above the limit with `Overloaded`.
     pub async fn subscribe(
         &self,
-        _what: Selection,
-        _start: Start,
+        what: Selection,
+        start: Start,
     ) -> Result<Subscription, ReadError> {
-        todo!()
+        if self.0.journal.is_draining() {
+            return Err(ReadError::Draining);
+        }
+        if self.0.journal.listening() >= self.0.settings.subscriptions {
+            return Err(ReadError::Overloaded);
+        }
+        Ok(Subscription::new(self.clone(), what, start))
     }
-    /// This node's view of the cluster.
-    pub fn cluster(&self) -> ClusterView {
-        todo!()
+
+    /// Ends streams, writes checkpoints, stops the core. Durable when it returns.
+    pub async fn stop(&self) {
+        self.0.journal.drain();
+        self.0.replica.stop().await;
     }
-    /// Digests of shards that have entities, or only of those of one kind and collection.
-    pub async fn digests(
-        &self,
-        _only: Option<(Kind, Option<Collection>)>,
-    ) -> Result<Vec<ShardDigest>, ReadError> {
-        todo!()
-    }
+
     /// Why the node is not ready; empty when it is.
     pub fn not_ready(&self) -> Vec<String> {
-        todo!()
+        if self.0.journal.is_draining() {
+            return vec!["draining".to_owned()];
+        }
+        match self.0.journal.cluster() {
+            Some(status) => status.not_ready.clone(),
+            None => vec!["recovering".to_owned()],
+        }
     }
+
     /// Whether the core's loop turned lately (`/livez`).
     pub fn is_live(&self) -> bool {
-        todo!()
+        self.now().saturating_sub(self.0.replica.turned()) < STALLED_MS
     }
-    /// Physical time for reads: milliseconds since the epoch, never behind what was stamped.
+
+    /// Physical time for reads: milliseconds since the epoch.
     pub fn now(&self) -> u64 {
-        todo!()
+        self.0.clock.now()
     }
+
     /// This node's region.
     pub fn region(&self) -> &str {
-        todo!()
+        &self.0.settings.region
     }
+
     /// This node's id, hex.
     pub fn id(&self) -> &str {
-        todo!()
+        &self.0.id
     }
+
+    fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    fn origin(&self) -> Origin {
+        self.0.origin
+    }
+
+    fn slots(&self) -> u16 {
+        self.0.settings.store.slots
+    }
+
+    fn backend(&self) -> Arc<dyn Backend> {
+        self.0.backend.clone()
+    }
+
+    fn region_of(&self, origin: Option<Origin>) -> Arc<str> {
+        let status = self.0.journal.cluster();
+        let region = status.as_ref().zip(origin).and_then(|(s, origin)| s.regions.get(&origin));
+        region.map_or("", String::as_str).into()
+    }
+}
+
+fn written_of(
+    written: Result<atoll_replication::core::Written, Refusal>,
+) -> Result<Written, WriteError> {
+    let written = written?;
+    let (existed, replayed) = (written.existed, written.replayed);
+    Ok(Written { image: written.image, existed, replayed })
 }

@@ -160,6 +160,7 @@ pub struct Core {
     started: Millis,
     next_tick: Millis,
     next_ping: Millis,
+    swept: Millis,
     ready: bool,
     writes: u64,
     diverged: u64,
@@ -196,6 +197,7 @@ impl Core {
             started: now,
             next_tick: now,
             next_ping: now,
+            swept: 0,
             ready: me.seeds == 0,
             writes: 0,
             diverged: 0,
@@ -212,13 +214,9 @@ impl Core {
 
     /// When [`Event::Tick`] is due.
     pub fn deadline(&self) -> Millis {
-        let expiry = self.engine.next_expiry().unwrap_or(Millis::MAX);
-        // An expired entity that another node is to remove first is looked at again by the tick.
-        if expiry > self.next_tick.saturating_sub(TICK_MS) {
-            self.next_tick.min(expiry)
-        } else {
-            self.next_tick
-        }
+        // What had expired at the last sweep, and stayed, is looked at again by the tick.
+        let expiry = self.engine.next_expiry().filter(|at| *at > self.swept);
+        expiry.map_or(self.next_tick, |at| at.min(self.next_tick))
     }
 
     /// One step: events in, effects out. Several events share one commit.

@@ -75,6 +75,9 @@ impl Core {
             Message::Vectors { first, closed, shards } => {
                 let known = self.peers.get_mut(&peer).expect("just found");
                 let own = known.hello.as_ref().map(|hello| hello.origin);
+                if first {
+                    known.vectors.clear();
+                }
                 for state in &shards {
                     known.vectors.insert(state.shard, state.vector.clone());
                 }
@@ -285,6 +288,7 @@ impl Core {
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
             if ping {
                 self.send(peer, &Message::Ping { sent: now });
+                self.forget_told(peer);
             }
             self.tell(peer, false);
             self.ask_gaps(now, peer);
@@ -314,6 +318,13 @@ impl Core {
             !peer.vectors.iter().any(lacks)
         });
         self.ready = (all && recalled) || now >= self.started + RECALL_MS;
+    }
+
+    /// Now and then everything is told again: whatever was dropped is noticed.
+    fn forget_told(&mut self, peer: NodeId) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.told.clear();
+        }
     }
 
     /// Tells a peer what changed here since it was last told.

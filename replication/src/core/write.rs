@@ -93,6 +93,7 @@ impl Core {
 
     /// Removes what has expired (R11).
     pub(super) fn sweep(&mut self, now: Millis) {
+        self.swept = now;
         for key in self.engine.expired(now, SWEEP_BATCH) {
             let Ok(entity) = self.engine.entity(&key) else { continue };
             let due = entity.expires_at().unwrap_or(now);

@@ -1,0 +1,82 @@
+//! A place in a node's journal, opaque to clients.
+//!
+//! Invariants:
+//! 1. It names the start that published it: after an unknown start it is foreign, never mistaken
+//!    for a place in another journal.
+//! 2. Its clocks are closed at its position: whoever has seen up to the position has seen every
+//!    operation of each origin up to its clock.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use atoll_store::dot::{Hlc, Origin};
+
+/// Origins carried in a cursor; further ones are replayed from their start. Keeps it under 1 KiB.
+const CLOCKS: usize = 32;
+
+/// A place in a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(String);
+
+/// What a cursor says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The start of the node that published it.
+    pub(super) start: Origin,
+    /// Everything up to this journal position was seen.
+    pub(super) position: u64,
+    /// Everything of each origin up to this clock was seen.
+    pub(super) clocks: BTreeMap<Origin, Hlc>,
+}
+
+impl Cursor {
+    /// Parses what a client sent back; `None` if it is no cursor.
+    pub fn parse(text: &str) -> Option<Cursor> {
+        let cursor = Cursor(text.to_owned());
+        cursor.place().map(|_| cursor)
+    }
+
+    /// The text for clients: printable ASCII, under 1 KiB.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(super) fn of(start: Origin, position: u64, clocks: &BTreeMap<Origin, Hlc>) -> Cursor {
+        let mut newest: Vec<(Origin, Hlc)> = clocks.iter().map(|(o, c)| (*o, *c)).collect();
+        newest.sort_by_key(|(_, clock)| std::cmp::Reverse(*clock));
+        newest.truncate(CLOCKS);
+        let body = postcard::to_stdvec(&(start, position, newest)).expect("a cursor encodes");
+        Cursor(URL_SAFE_NO_PAD.encode(body))
+    }
+
+    pub(super) fn place(&self) -> Option<Place> {
+        if self.0.len() > 1024 {
+            return None;
+        }
+        let body = URL_SAFE_NO_PAD.decode(&self.0).ok()?;
+        let (place, rest): ((Origin, u64, Vec<(Origin, Hlc)>), _) =
+            postcard::take_from_bytes(&body).ok()?;
+        let (start, position, clocks) = place;
+        rest.is_empty().then(|| Place { start, position, clocks: clocks.into_iter().collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_what_it_wrote_and_stays_small() {
+        let clocks = (0..1000u64).map(|n| (Origin(u64::MAX - n), Hlc(u64::MAX - n))).collect();
+        let cursor = Cursor::of(Origin(7), 42, &clocks);
+        assert!(cursor.as_str().len() < 1024);
+        let place = Cursor::parse(cursor.as_str()).and_then(|c| c.place()).expect("a cursor");
+        assert_eq!((place.start, place.position), (Origin(7), 42));
+        assert_eq!(place.clocks.len(), CLOCKS);
+        for bad in ["", "!", "AAAA", &"A".repeat(2000)] {
+            assert_eq!(Cursor::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The journal in memory: recent durable changes, and who waits for which.
+//!
+//! Invariants:
+//! 1. Entries are durable and in the order of positions; several may share one.
+//! 2. A subscriber is woken after the entry is there: what it then reads includes it.
+//!
+//! Left out: older entries, which the log on disk holds.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+
+use tokio::sync::Notify;
+
+use atoll_replication::core::Status;
+use atoll_replication::driver::Observer;
+use atoll_store::dot::{Hlc, Origin};
+use atoll_store::engine::Changed;
+use atoll_store::entity::Image;
+use atoll_store::name::{Collection, EntityKey, Kind};
+
+/// Changes kept in memory. Default 65,536: some seconds of a busy node; older ones are on disk.
+const RING: usize = 65_536;
+
+/// One durable change.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) position: u64,
+    pub(super) key: EntityKey,
+    pub(super) image: Arc<Image>,
+    pub(super) origin: Option<Origin>,
+}
+
+/// What wakes a subscriber.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Topic {
+    Entity(EntityKey),
+    Collection(Kind, Collection),
+    All,
+}
+
+/// Everything after a position, as far as memory holds it.
+pub(super) enum Tail {
+    /// Up to `limit` entries.
+    Entries(Vec<Entry>),
+    /// Memory starts later: read the log on disk.
+    Older,
+}
+
+/// The closed clocks at a journal position.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Closed {
+    pub(super) position: u64,
+    pub(super) clocks: Arc<BTreeMap<Origin, Hlc>>,
+}
+
+#[derive(Default)]
+struct Ring {
+    entries: VecDeque<Entry>,
+    /// Every change after this position is in memory.
+    floor: u64,
+    end: u64,
+}
+
+/// The journal of a running node.
+pub(super) struct Journal {
+    ring: Mutex<Ring>,
+    topics: Mutex<HashMap<Topic, Vec<Weak<Notify>>>>,
+    listening: AtomicUsize,
+    status: RwLock<Option<Arc<Status>>>,
+    closed: RwLock<Closed>,
+    draining: AtomicBool,
+}
+
+/// A lock is held for a few lookups; a panic under it would be a bug of this file.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic under this lock")
+}
+
+impl Journal {
+    /// A journal that goes on after `end`.
+    pub(super) fn new(end: u64) -> Journal {
+        let ring = Ring { entries: VecDeque::new(), floor: end, end };
+        Journal {
+            ring: Mutex::new(ring),
+            topics: Mutex::default(),
+            listening: AtomicUsize::new(0),
+            status: RwLock::default(),
+            closed: RwLock::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The position of the last durable change.
+    pub(super) fn end(&self) -> u64 {
+        lock(&self.ring).end
+    }
+
+    /// Up to `limit` changes after `position` that `wanted` takes, and the position reached.
+    pub(super) fn after(
+        &self,
+        position: u64,
+        limit: usize,
+        wanted: impl Fn(&EntityKey) -> bool,
+    ) -> (Tail, u64) {
+        let ring = lock(&self.ring);
+        if position < ring.floor {
+            return (Tail::Older, position);
+        }
+        let from = ring.entries.partition_point(|entry| entry.position <= position);
+        let mut found: Vec<Entry> = Vec::new();
+        for entry in ring.entries.range(from..) {
+            // Entries of one position stay together.
+            if found.len() >= limit && found.last().is_some_and(|l| l.position < entry.position) {
+                return (Tail::Entries(found), entry.position - 1);
+            }
+            if wanted(&entry.key) {
+                found.push(entry.clone());
+            }
+        }
+        (Tail::Entries(found), ring.end)
+    }
+
+    /// Registers a subscriber; it is forgotten when the handle is dropped.
+    pub(super) fn listen(&self, topics: &[Topic]) -> Arc<Notify> {
+        let notify = Arc::new(Notify::new());
+        let mut map = lock(&self.topics);
+        for topic in topics {
+            let listeners = map.entry(topic.clone()).or_default();
+            listeners.retain(|listener| listener.strong_count() > 0);
+            listeners.push(Arc::downgrade(&notify));
+        }
+        self.listening.fetch_add(1, Ordering::Relaxed);
+        notify
+    }
+
+    /// A subscriber is gone.
+    pub(super) fn unlisten(&self, topics: &[Topic]) {
+        self.listening.fetch_sub(1, Ordering::Relaxed);
+        let mut map = lock(&self.topics);
+        for topic in topics {
+            let Some(listeners) = map.get_mut(topic) else { continue };
+            listeners.retain(|listener| listener.strong_count() > 0);
+            if listeners.is_empty() {
+                map.remove(topic);
+            }
+        }
+    }
+
+    /// How many subscribe.
+    pub(super) fn listening(&self) -> usize {
+        self.listening.load(Ordering::Relaxed)
+    }
+
+    /// Every stream ends with `draining`.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        for listeners in lock(&self.topics).values() {
+            listeners.iter().filter_map(Weak::upgrade).for_each(|listener| listener.notify_one());
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// The last view of the cluster.
+    pub(super) fn cluster(&self) -> Option<Arc<Status>> {
+        self.status.read().expect("no panic under this lock").clone()
+    }
+
+    /// The closed clocks, and the position from which they hold.
+    pub(super) fn closed(&self) -> Closed {
+        self.closed.read().expect("no panic under this lock").clone()
+    }
+
+    fn wake(&self, changes: &[Changed]) {
+        if self.listening() == 0 {
+            return;
+        }
+        let mut topics = vec![Topic::All];
+        for Changed { key, .. } in changes {
+            topics.push(Topic::Collection(key.kind, key.collection.clone()));
+            topics.push(Topic::Entity(key.clone()));
+        }
+        let map = lock(&self.topics);
+        for listeners in topics.iter().filter_map(|topic| map.get(topic)) {
+            listeners.iter().filter_map(Weak::upgrade).for_each(|listener| listener.notify_one());
+        }
+    }
+}
+
+impl Observer for Journal {
+    fn committed(&self, changes: &[Changed]) {
+        {
+            let mut ring = lock(&self.ring);
+            for Changed { position, key, image, origin } in changes {
+                let (key, image) = (key.clone(), image.clone());
+                ring.entries.push_back(Entry { position: *position, key, image, origin: *origin });
+                ring.end = ring.end.max(*position);
+            }
+            while ring.entries.len() > RING {
+                let oldest = ring.entries.pop_front().map_or(0, |entry| entry.position);
+                ring.floor = ring.floor.max(oldest);
+            }
+        }
+        self.wake(changes);
+    }
+
+    fn status(&self, status: Status) {
+        let clocks = Arc::new(status.closed.clone());
+        let closed = Closed { position: status.journal_end.saturating_sub(1), clocks };
+        *self.closed.write().expect("no panic under this lock") = closed;
+        *self.status.write().expect("no panic under this lock") = Some(Arc::new(status));
+    }
+}

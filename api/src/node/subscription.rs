@@ -1,0 +1,415 @@
+//! A running subscription: a reader of the journal, not a queue.
+//!
+//! | phase | does | then |
+//! |---|---|---|
+//! | snapshot | lists what is selected, a page at a time; then `ready` | live, from before the list |
+//! | replay | what changed above a foreign cursor's clocks | live |
+//! | live | reads the journal after its position; waits where there is nothing | ended, when draining |
+//!
+//! Invariants:
+//! 1. No change is skipped without `reset`: the position moves only over what was read.
+//! 2. A cursor given with a record, sent back, leads to everything after that record; before
+//!    `ready` it leads to a whole snapshot again.
+//! 3. `next` may be cancelled at any await: nothing is lost.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use atoll_store::dot::{Hlc, Origin};
+use atoll_store::entity::Image;
+use atoll_store::log::{self, Entry as LogEntry};
+use atoll_store::name::EntityKey;
+use atoll_store::operation::Operation;
+use atoll_store::reader::Range;
+
+use super::cursor::{Cursor, Place};
+use super::journal::{Entry, Tail, Topic};
+use super::{Changed, Node, ReadError, Record, Selection, Start};
+
+/// Entities listed in one step of a snapshot, changes read in one step of the journal.
+const PAGE: usize = 256;
+/// Log records read in one step behind memory's reach.
+const DISK_RECORDS: usize = 32;
+/// A subscriber whom nothing concerned for this long is told how far the journal has moved.
+const PROGRESS_EVERY: Duration = Duration::from_secs(15);
+
+enum Phase {
+    /// From this slot (everything) or id (one collection) on.
+    Snapshot { slot: u16, after: Option<EntityKey> },
+    Replay(Cursor, BTreeMap<Origin, Hlc>),
+    Live,
+    Ended,
+}
+
+/// A running subscription.
+pub struct Subscription {
+    node: Node,
+    what: Selection,
+    topics: Vec<Topic>,
+    notify: Arc<Notify>,
+    phase: Phase,
+    position: u64,
+    told: u64,
+    clocks: Arc<BTreeMap<Origin, Hlc>>,
+    queue: VecDeque<(Record, Cursor)>,
+    progress_at: Instant,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.notify = Arc::default();
+        self.node.journal().unlisten(&self.topics);
+    }
+}
+
+impl Selection {
+    fn topics(&self) -> Vec<Topic> {
+        match self {
+            Selection::Entity(key) => vec![Topic::Entity(key.clone())],
+            Selection::Prefix { kind, collection, .. } => {
+                vec![Topic::Collection(*kind, collection.clone())]
+            }
+            Selection::All { kinds, collections } if kinds.len() == 1 && !collections.is_empty() => {
+                collections.iter().map(|each| Topic::Collection(kinds[0], each.clone())).collect()
+            }
+            Selection::All { .. } => vec![Topic::All],
+        }
+    }
+
+    fn takes(&self, key: &EntityKey) -> bool {
+        match self {
+            Selection::Entity(one) => key == one,
+            Selection::Prefix { kind, collection, prefix } => {
+                key.kind == *kind
+                    && key.collection == *collection
+                    && key.id.as_str().starts_with(prefix)
+            }
+            Selection::All { kinds, collections } => {
+                (kinds.is_empty() || kinds.contains(&key.kind))
+                    && (collections.is_empty() || collections.contains(&key.collection))
+            }
+        }
+    }
+}
+
+impl Subscription {
+    pub(super) fn new(node: Node, what: Selection, start: Start) -> Subscription {
+        let topics = what.topics();
+        let notify = node.journal().listen(&topics);
+        let end = node.journal().end();
+        let mut subscription = Subscription {
+            topics,
+            notify,
+            what,
+            phase: Phase::Live,
+            position: end,
+            told: end,
+            clocks: Arc::default(),
+            queue: VecDeque::new(),
+            progress_at: Instant::now() + PROGRESS_EVERY,
+            node,
+        };
+        subscription.begin(start);
+        subscription
+    }
+
+    fn begin(&mut self, start: Start) {
+        match start {
+            Start::Now => {
+                // The first record: a client that breaks off now can resume from here.
+                let cursor = self.cursor(self.position);
+                self.queue.push_back((Record::Progress, cursor));
+            }
+            Start::Snapshot => self.snapshot(),
+            Start::After(cursor) => match cursor.place() {
+                Some(place) => self.resume(cursor, place),
+                None => self.reset(),
+            },
+        }
+    }
+
+    fn resume(&mut self, cursor: Cursor, place: Place) {
+        let Some(status) = self.node.journal().cluster() else { return self.reset() };
+        let own = status.starts.iter().position(|(start, _)| *start == place.start);
+        let next = own.map(|at| status.starts.get(at + 1).map_or(u64::MAX, |(_, from)| *from));
+        if next.is_some_and(|next| place.position < next && place.position <= self.position) {
+            self.position = place.position;
+            self.told = place.position;
+            self.clocks = Arc::new(place.clocks);
+            return;
+        }
+        let clock = |origin: &Origin| place.clocks.get(origin).copied().unwrap_or_default();
+        if status.trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin)) {
+            return self.reset();
+        }
+        self.phase = Phase::Replay(cursor, place.clocks);
+    }
+
+    /// Back to a whole snapshot.
+    fn reset(&mut self) {
+        self.queue.push_back((Record::Reset, self.nowhere()));
+        self.snapshot();
+    }
+
+    fn snapshot(&mut self) {
+        self.position = self.node.journal().end();
+        self.phase = Phase::Snapshot { slot: 0, after: None };
+    }
+
+    /// A cursor that leads to a whole snapshot.
+    fn nowhere(&self) -> Cursor {
+        Cursor::of(Origin(0), 0, &BTreeMap::new())
+    }
+
+    fn cursor(&mut self, position: u64) -> Cursor {
+        let closed = self.node.journal().closed();
+        if closed.position <= position {
+            self.clocks = closed.clocks;
+        }
+        Cursor::of(self.node.origin(), position, &self.clocks)
+    }
+
+    /// The next record with the cursor after it; waits. Cancel-safe.
+    pub async fn next(&mut self) -> (Record, Cursor) {
+        loop {
+            if let Some(next) = self.queue.pop_front() {
+                self.progress_at = Instant::now() + PROGRESS_EVERY;
+                return next;
+            }
+            if let Err(error) = self.advance().await {
+                self.end(match error {
+                    ReadError::Draining => "draining",
+                    ReadError::Overloaded => "overloaded",
+                    ReadError::Quarantined => "quarantined",
+                });
+            }
+        }
+    }
+
+    fn end(&mut self, code: &'static str) {
+        self.phase = Phase::Ended;
+        let cursor = self.cursor(self.position);
+        self.queue.push_back((Record::Ended(code), cursor));
+    }
+
+    async fn advance(&mut self) -> Result<(), ReadError> {
+        match &self.phase {
+            Phase::Snapshot { slot, after } => {
+                let (slot, after) = (*slot, after.clone());
+                self.list(slot, after).await
+            }
+            Phase::Replay(cursor, clocks) => {
+                let (cursor, clocks) = (cursor.clone(), clocks.clone());
+                self.replay(cursor, clocks).await
+            }
+            Phase::Live => self.read().await,
+            Phase::Ended => std::future::pending().await,
+        }
+    }
+
+    /// One page of the snapshot.
+    async fn list(&mut self, slot: u16, after: Option<EntityKey>) -> Result<(), ReadError> {
+        let (page, next) = match &self.what {
+            Selection::Entity(key) => {
+                let image = self.node.read(key).await?;
+                let absent = image.is_absent(self.node.now());
+                let found = (!absent).then(|| (key.clone(), image));
+                (found.into_iter().collect(), None)
+            }
+            Selection::Prefix { kind, collection, prefix } => {
+                let (kind, collection, prefix) = (*kind, collection.clone(), prefix.clone());
+                let after = after.map(|key| key.id.as_str().to_owned());
+                let range = Range { kind, collection, prefix, after };
+                let page = self.node.list_range(range, PAGE).await?;
+                let last = page.last().map(|(key, _)| (0, Some(key.clone())));
+                (page, last)
+            }
+            Selection::All { .. } => self.list_slot(slot, after).await?,
+        };
+        let nowhere = self.nowhere();
+        for (key, image) in page.into_iter().filter(|(key, _)| self.what.takes(key)) {
+            let changed = Changed { key, image, origin_region: "".into() };
+            self.queue.push_back((Record::Snapshot(changed), nowhere.clone()));
+        }
+        match next {
+            Some((slot, after)) => self.phase = Phase::Snapshot { slot, after },
+            None => {
+                self.phase = Phase::Live;
+                let cursor = self.cursor(self.position);
+                self.queue.push_back((Record::Ready, cursor));
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::type_complexity)]
+    async fn list_slot(
+        &self,
+        slot: u16,
+        after: Option<EntityKey>,
+    ) -> Result<(Vec<(EntityKey, Arc<Image>)>, Option<(u16, Option<EntityKey>)>), ReadError> {
+        let page = self.node.list_slot(slot, after, PAGE).await?;
+        let next = match page.last() {
+            Some((last, _)) if page.len() == PAGE => Some((slot, Some(last.clone()))),
+            _ => (slot + 1 < self.node.slots()).then_some((slot + 1, None)),
+        };
+        Ok((page, next))
+    }
+
+    /// Live: what is after the position, or a wait for it.
+    async fn read(&mut self) -> Result<(), ReadError> {
+        if self.node.journal().is_draining() {
+            return Err(ReadError::Draining);
+        }
+        let (tail, reached) =
+            self.node.journal().after(self.position, PAGE, |key| self.what.takes(key));
+        match tail {
+            Tail::Older => self.read_disk().await,
+            Tail::Entries(entries) if entries.is_empty() => {
+                self.position = reached;
+                self.wait().await;
+                Ok(())
+            }
+            Tail::Entries(entries) => {
+                self.show(entries);
+                self.position = reached;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for a change of what is selected, or until progress is due.
+    async fn wait(&mut self) {
+        tokio::select! {
+            () = self.notify.notified() => {}
+            () = tokio::time::sleep_until(self.progress_at) => {
+                self.progress_at = Instant::now() + PROGRESS_EVERY;
+                self.position = self.position.max(self.reached());
+                if self.position > self.told {
+                    self.told = self.position;
+                    let cursor = self.cursor(self.position);
+                    self.queue.push_back((Record::Progress, cursor));
+                }
+            }
+        }
+    }
+
+    /// How far the journal goes with nothing for this subscriber.
+    fn reached(&self) -> u64 {
+        match self.node.journal().after(self.position, 1, |key| self.what.takes(key)) {
+            (Tail::Entries(entries), reached) if entries.is_empty() => reached,
+            _ => self.position,
+        }
+    }
+
+    /// Queues changes, each entity's newest state once.
+    fn show(&mut self, entries: Vec<Entry>) {
+        let last: BTreeMap<EntityKey, usize> =
+            entries.iter().enumerate().map(|(at, entry)| (entry.key.clone(), at)).collect();
+        let places: Vec<u64> = entries.iter().map(|entry| entry.position).collect();
+        for (at, entry) in entries.into_iter().enumerate() {
+            if last.get(&entry.key) != Some(&at) {
+                continue;
+            }
+            // Of several changes with one position, only the last has been followed by all.
+            let more = places.get(at + 1) == Some(&entry.position);
+            let cursor = self.cursor(entry.position - u64::from(more));
+            let origin_region = self.node.region_of(entry.origin);
+            let changed = Changed { key: entry.key, image: entry.image, origin_region };
+            self.told = entry.position;
+            self.queue.push_back((Record::Changed(changed), cursor));
+        }
+    }
+
+    /// Behind memory's reach: the log on disk.
+    async fn read_disk(&mut self) -> Result<(), ReadError> {
+        let (backend, from) = (self.node.backend(), self.position + 1);
+        let what = self.what.clone();
+        let page = self
+            .node
+            .blocking(move || log::read(&*backend, from, DISK_RECORDS).unwrap_or_default())
+            .await?;
+        let Some((last, _)) = page.last().cloned() else {
+            self.reset();
+            return Ok(());
+        };
+        if page[0].0 > from {
+            self.reset();
+            return Ok(());
+        }
+        let mut entries = Vec::new();
+        for (position, bytes) in page {
+            for (key, origin) in keys_of(&bytes).into_iter().filter(|(key, _)| what.takes(key)) {
+                let image = self.node.read(&key).await?;
+                entries.push(Entry { position, key, image, origin });
+            }
+        }
+        self.show(entries);
+        self.position = last;
+        Ok(())
+    }
+
+    /// A foreign cursor: every entity changed above its clocks, at least once.
+    async fn replay(
+        &mut self,
+        cursor: Cursor,
+        clocks: BTreeMap<Origin, Hlc>,
+    ) -> Result<(), ReadError> {
+        let end = self.node.journal().end();
+        let (backend, what) = (self.node.backend(), self.what.clone());
+        let above = move || {
+            let mut found: BTreeSet<EntityKey> = BTreeSet::new();
+            let mut from = 1;
+            while let Ok(page) = log::read(&*backend, from, DISK_RECORDS) {
+                let Some((last, _)) = page.last() else { break };
+                from = last + 1;
+                for (_, bytes) in &page {
+                    found.extend(keys_above(bytes, &clocks).into_iter().filter(|k| what.takes(k)));
+                }
+            }
+            found
+        };
+        let keys = self.node.blocking(above).await?;
+        let mut images = Vec::with_capacity(keys.len());
+        for key in keys {
+            images.push((key.clone(), self.node.read(&key).await?));
+        }
+        for (key, image) in images {
+            let changed = Changed { key, image, origin_region: "".into() };
+            self.queue.push_back((Record::Changed(changed), cursor.clone()));
+        }
+        self.position = end;
+        self.phase = Phase::Live;
+        let cursor = self.cursor(end);
+        self.queue.push_back((Record::Progress, cursor));
+        Ok(())
+    }
+}
+
+/// The entities that a log entry changed, and whose operation it was.
+fn keys_of(bytes: &bytes::Bytes) -> Vec<(EntityKey, Option<Origin>)> {
+    match LogEntry::decode(bytes) {
+        Some(LogEntry::Operation { bytes, .. }) => {
+            let Ok(operation) = Operation::decode(&bytes) else { return Vec::new() };
+            let origin = Some(operation.dot.origin);
+            operation.parts.into_iter().map(|part| (part.key, origin)).collect()
+        }
+        Some(LogEntry::Merged { keys, .. }) => keys.into_iter().map(|key| (key, None)).collect(),
+        None => Vec::new(),
+    }
+}
+
+/// The entities that a log entry changed, if it is above the clocks. Merged states always are.
+fn keys_above(bytes: &bytes::Bytes, clocks: &BTreeMap<Origin, Hlc>) -> Vec<EntityKey> {
+    if let Some(LogEntry::Operation { bytes, .. }) = LogEntry::decode(bytes) {
+        let Ok((dot, stamp)) = Operation::peek(&bytes) else { return Vec::new() };
+        if stamp <= clocks.get(&dot.origin).copied().unwrap_or_default() {
+            return Vec::new();
+        }
+    }
+    keys_of(bytes).into_iter().map(|(key, _)| key).collect()
+}

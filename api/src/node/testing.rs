@@ -1,0 +1,68 @@
+//! A node without a network, for tests of the surfaces.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use atoll_replication::transport::{Class, NodeId, Transport};
+
+use super::{Node, Settings};
+
+/// A network that reaches nobody.
+struct Nowhere;
+
+impl Transport for Nowhere {
+    fn send(&self, _: NodeId, _: Class, _: Bytes) -> bool {
+        false
+    }
+
+    fn reject(&self, _: NodeId, _: &'static str) {}
+
+    fn round_trip(&self, _: NodeId) -> Option<Duration> {
+        None
+    }
+}
+
+/// Settings of a lone node in `region`.
+pub fn settings(dir: &TempDir, region: &str) -> Settings {
+    Settings {
+        name: format!("{region}-1"),
+        region: region.to_owned(),
+        zone: "a".to_owned(),
+        advertise: "127.0.0.1:0".to_owned(),
+        data: dir.path().join("data"),
+        seeds: 0,
+        store: Default::default(),
+        engine_cache: 16 << 20,
+        disk_reserve: 0,
+        subscriptions: 100,
+    }
+}
+
+/// A lone node on a new directory. Needs a running tokio runtime.
+///
+/// # Panics
+///
+/// If it cannot start.
+pub fn single() -> (Node, TempDir) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = open(&dir);
+    (node, dir)
+}
+
+/// A lone node on a directory that may hold an earlier one's data.
+///
+/// # Panics
+///
+/// If it cannot start.
+pub fn open(dir: &TempDir) -> Node {
+    let (sender, arrivals) = mpsc::channel(1);
+    // Held for the life of the process: a network that ends would end the node.
+    std::mem::forget(sender);
+    let fail = |error| panic!("commit failed: {error}");
+    Node::start(settings(dir, "eu"), NodeId([1; 16]), Arc::new(Nowhere), arrivals, fail)
+        .expect("a node starts on a new directory")
+}

@@ -1,0 +1,177 @@
+//! What a node shows of itself and the cluster.
+
+use std::collections::BTreeMap;
+
+use atoll_replication::core::{PeerStatus, ShardStatus, Status};
+use atoll_store::name::{Collection, Kind};
+use atoll_store::shard::entity_hash;
+
+use super::{Node, ReadError};
+
+/// This node's view of one node (of itself too).
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// Node id, hex.
+    pub id: String,
+    /// Its name in configuration, or the id.
+    pub name: String,
+    /// Region.
+    pub region: String,
+    /// Zone.
+    pub zone: String,
+    /// QUIC address.
+    pub address: String,
+    /// `up`, `down` or `joining`.
+    pub state: &'static str,
+    /// Version of the program.
+    pub version: String,
+    /// The origin of its current start, hex.
+    pub incarnation: String,
+    /// Round trip in milliseconds, if connected (none for itself).
+    pub rtt_ms: Option<f64>,
+}
+
+/// How far behind an origin region this node is known to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lag {
+    /// Milliseconds since the newest word heard from there.
+    pub ms: u64,
+    /// Operations known to exist there and not yet here.
+    pub operations: u64,
+}
+
+/// `GET /v1/cluster`.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// This node's id, hex.
+    pub node: String,
+    /// This node's region.
+    pub region: String,
+    /// All known nodes.
+    pub nodes: Vec<NodeView>,
+    /// Lag by origin region.
+    pub lag: BTreeMap<String, Lag>,
+    /// Local writes accepted since start.
+    pub writes: u64,
+}
+
+/// One shard's digest.
+#[derive(Clone, Debug)]
+pub struct ShardDigest {
+    /// `<placement>/<slot>`.
+    pub shard: String,
+    /// The content digest, hex.
+    pub digest: String,
+    /// Entities present.
+    pub entities: u64,
+    /// The version vector: origin hex -> sequence.
+    pub vector: BTreeMap<String, u64>,
+}
+
+/// Entities read in one step of a digest over a part.
+const PAGE: usize = 512;
+
+impl Node {
+    /// This node's view of the cluster.
+    pub fn cluster(&self) -> ClusterView {
+        let status = self.journal().cluster();
+        let mut nodes = vec![self.own_view()];
+        let (mut lag, mut writes) = (BTreeMap::new(), 0);
+        if let Some(status) = status {
+            nodes.extend(status.peers.iter().map(peer_view));
+            lag = lag_view(&status);
+            writes = status.writes;
+        }
+        let (node, region) = (self.id().to_owned(), self.region().to_owned());
+        ClusterView { node, region, nodes, lag, writes }
+    }
+
+    fn own_view(&self) -> NodeView {
+        let settings = &self.0.settings;
+        NodeView {
+            id: self.id().to_owned(),
+            name: settings.name.clone(),
+            region: settings.region.clone(),
+            zone: settings.zone.clone(),
+            address: settings.advertise.clone(),
+            state: if self.not_ready().is_empty() { "up" } else { "joining" },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: self.origin().to_string(),
+            rtt_ms: None,
+        }
+    }
+
+    /// Digests of shards that have entities, or only of those of one kind and collection.
+    pub async fn digests(
+        &self,
+        only: Option<(Kind, Option<Collection>)>,
+    ) -> Result<Vec<ShardDigest>, ReadError> {
+        let shards = self.0.replica.digests().await.map_err(|_| ReadError::Overloaded)?;
+        let mut digests = Vec::new();
+        for shard in shards {
+            let (digest, entities) = match &only {
+                None => (shard.digest, shard.entities),
+                Some((kind, collection)) => {
+                    let sum = self.partial(shard.shard.slot, *kind, collection.as_ref()).await?;
+                    (Some(sum.0), sum.1)
+                }
+            };
+            if entities > 0 {
+                digests.push(digest_view(shard, digest, entities));
+            }
+        }
+        Ok(digests)
+    }
+
+    /// The digest and number of a shard's entities of one kind, and maybe collection.
+    async fn partial(
+        &self,
+        slot: u16,
+        kind: Kind,
+        collection: Option<&Collection>,
+    ) -> Result<(u128, u64), ReadError> {
+        let (mut sum, mut count, mut after) = (0u128, 0, None);
+        loop {
+            let page = self.list_slot(slot, after, PAGE).await?;
+            for (key, image) in &page {
+                if key.kind == kind && collection.is_none_or(|only| key.collection == *only) {
+                    sum = sum.wrapping_add(entity_hash(key, image.version()));
+                    count += 1;
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE => after = Some(last.clone()),
+                _ => return Ok((sum, count)),
+            }
+        }
+    }
+}
+
+fn digest_view(shard: ShardStatus, digest: Option<u128>, entities: u64) -> ShardDigest {
+    ShardDigest {
+        shard: shard.shard.to_string(),
+        // What compares to nothing is equal to nothing.
+        digest: digest.map_or_else(|| "incomplete".to_owned(), |digest| format!("{digest:032x}")),
+        entities,
+        vector: shard.vector.iter().map(|(origin, seq)| (origin.to_string(), seq)).collect(),
+    }
+}
+
+fn peer_view(peer: &PeerStatus) -> NodeView {
+    NodeView {
+        id: peer.node.to_string(),
+        name: peer.name.clone(),
+        region: peer.region.clone(),
+        zone: peer.zone.clone(),
+        address: peer.address.clone(),
+        state: if peer.connected { "up" } else { "down" },
+        version: peer.version.clone(),
+        incarnation: peer.origin.to_string(),
+        rtt_ms: peer.rtt_ms.filter(|_| peer.connected).map(|ms| ms as f64),
+    }
+}
+
+fn lag_view(status: &Status) -> BTreeMap<String, Lag> {
+    let one = |lag: &atoll_replication::core::Lag| Lag { ms: lag.ms, operations: lag.operations };
+    status.lag.iter().map(|(region, lag)| (region.clone(), one(lag))).collect()
+}
