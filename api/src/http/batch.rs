@@ -8,7 +8,6 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use std::borrow::Cow;
 
 use super::change::{Terms, Verb, answer, body_depth, change};
 use super::entities::{WRITE_LEVELS, json_response};
@@ -172,7 +171,7 @@ fn text<'a>(members: &'a [Member<'_>], name: &str) -> Result<&'a str, Problem> {
     }
 }
 
-fn unknown(name: &Cow<'_, str>, allowed: &str) -> Problem {
+fn unknown(name: &str, allowed: &str) -> Problem {
     let name: String = name.chars().take(80).collect();
     Problem::bad(format!("unknown member {name:?}; allowed here: {allowed}"))
 }

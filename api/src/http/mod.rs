@@ -135,3 +135,45 @@ async fn no_method(request: Request) -> Response {
     });
     problem.at(path).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description() -> serde_json::Value {
+        serde_json::from_slice(&described().1).expect("a description is JSON")
+    }
+
+    #[test]
+    fn the_description_has_every_route() {
+        let api = description();
+        assert!(api["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
+        let methods = |path: &str| {
+            let item = api["paths"][path].as_object().cloned().unwrap_or_default();
+            item.keys().cloned().collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(methods("/v1/{kind}/{collection}/{id}"), "delete,get,post,put");
+        assert_eq!(methods("/v1/{kind}/{collection}"), "get");
+        assert_eq!(methods("/v1/batch"), "post");
+        for path in ["/v1/changes", "/v1/cluster", "/v1/cluster/digest", "/livez", "/readyz"] {
+            assert_eq!(methods(path), "get");
+        }
+        for (path, names, _) in later::ROUTES {
+            let mut names: Vec<_> = names.to_lowercase().split(',').map(str::to_owned).collect();
+            names.sort();
+            assert_eq!(methods(path), names.join(","));
+        }
+    }
+
+    #[test]
+    fn every_operation_tells_every_code() {
+        let api = description();
+        for (path, item) in api["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let text = operation["responses"]["default"]["description"].as_str();
+                let text = text.unwrap_or_else(|| panic!("{method} {path} has no problems"));
+                assert!(Code::ALL.iter().all(|code| text.contains(code.as_str())), "{path}");
+            }
+        }
+    }
+}
