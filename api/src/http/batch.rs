@@ -1,0 +1,217 @@
+//! `POST /v1/batch`: many changes, one durable group commit, one answer each.
+//!
+//! Invariants:
+//! 1. The body is parsed once; every answer is written into one buffer.
+//! 2. Results are in the order of operations; a bad operation spoils no other.
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+
+use super::change::{Terms, Verb, answer, body_depth, change};
+use super::entities::{WRITE_LEVELS, json_response};
+use super::json::{Json, Member, parse};
+use super::limits::Limits;
+use super::problem::{Code, Problem};
+use super::query::Query;
+use super::{App, address, render, request};
+use crate::node::WriteError;
+use atoll_store::command::Change;
+use atoll_store::name::EntityKey;
+
+/// Change many entities
+///
+/// `{"operations": [{"method", "path", "body"}]}`, up to 1000; one group commit, not atomic. Query
+/// parameters apply to all, an `Idempotency-Key` to each as `<key>/<index>`.
+#[utoipa::path(
+    post, path = "/v1/batch", tag = "entities",
+    params(
+        ("consistency" = Option<String>, Query, description = "one or local_quorum"),
+        ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
+        ("ttl" = Option<u64>, Query, description = "seconds until the entities expire"),
+        ("Idempotency-Key" = Option<String>, Header, description = "makes the batch safe to repeat"),
+    ),
+    request_body(content_type = "application/json", description = "{operations: [{method, path, body}]}"),
+    responses((status = 200, description = "{results: [{status, body}]}, in the same order", content_type = "application/json")),
+)]
+pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let result = batch(&app, &parts, body).await;
+    result.unwrap_or_else(|problem| problem.at(parts.uri.path()).into_response())
+}
+
+/// What an operation waits for: its answer from the node, or nothing.
+type Slot = Result<(EntityKey, Verb), Box<Problem>>;
+
+async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem> {
+    request::check_json(&parts.headers)?;
+    let key = request::idempotency_key(&parts.headers)?;
+    let query = Query::parse(parts.uri.query(), &["consistency", "timeout", "ttl"])?;
+    query.check_level(WRITE_LEVELS)?;
+    let bytes = request::body(&parts.headers, body, &app.limits).await?;
+    let (slots, changes) = plan(&bytes, key, query.ttl_ms()?, &app.limits)?;
+    let mut answers = match changes.is_empty() {
+        true => Vec::new(),
+        false => app.node.write(changes).await,
+    }
+    .into_iter();
+    let mut out = Vec::with_capacity(32 + slots.len() * 160);
+    out.extend_from_slice(b"{\"results\":");
+    render::write_list(&mut out, b"[]", slots, |out, slot| {
+        let outcome = slot.and_then(|(entity, verb)| {
+            let written = answers.next().unwrap_or(Err(WriteError::Unknown));
+            let problem = |error| Problem::from(error).repeatable(key.is_some());
+            Ok(answer(app, &entity, verb, &written.map_err(problem)?))
+        });
+        match outcome {
+            Ok(body) => {
+                out.extend_from_slice(b"{\"status\":200,\"body\":");
+                out.extend_from_slice(&body);
+            }
+            Err(problem) => {
+                let status = problem.code.status();
+                out.extend_from_slice(format!("{{\"status\":{status},\"body\":").as_bytes());
+                problem.write(out);
+            }
+        }
+        out.push(b'}');
+    });
+    out.push(b'}');
+    Ok(json_response(app, out))
+}
+
+/// A slot for each operation, and the changes of those that are well-formed.
+fn plan(
+    bytes: &[u8],
+    key: Option<&str>,
+    ttl_ms: Option<u64>,
+    limits: &Limits,
+) -> Result<(Vec<Slot>, Vec<Change>), Problem> {
+    let body = parse(bytes, body_depth(limits))?;
+    let items = items(&body)?;
+    if items.len() > limits.batch_operations {
+        let limit = limits.batch_operations;
+        return Err(Problem::too_large(format!("a batch has at most {limit} operations")));
+    }
+    let mut changes = Vec::with_capacity(items.len());
+    let slots = items.iter().enumerate().map(|(index, item)| {
+        let key = key.map(|key| format!("{key}/{index}"));
+        let terms = Terms { ttl_ms, if_match: None, key: key.as_deref() };
+        let asked = operation(item).and_then(|(verb, path, body)| {
+            let place = |problem: Problem| problem.at(path);
+            let entity = address::entity(path).map_err(place)?;
+            Ok((verb, change(entity, verb, body, &terms, limits).map_err(place)?))
+        });
+        let (verb, change) =
+            asked.map_err(|problem| Box::new(problem.inside(&format!("operations[{index}]"))))?;
+        let slot = (change.key.clone(), verb);
+        changes.push(change);
+        Ok(slot)
+    });
+    let slots = slots.collect();
+    Ok((slots, changes))
+}
+
+fn items<'a, 'b>(body: &'a Json<'b>) -> Result<&'a [Json<'b>], Problem> {
+    let Json::Object(members) = body else {
+        return Err(Problem::bad("expected an object with operations"));
+    };
+    let mut operations = None;
+    for (name, json) in members {
+        match (name.as_ref(), json) {
+            ("operations", Json::Array(items)) => operations = Some(items.as_slice()),
+            ("operations", _) => return Err(Problem::bad("operations: expected an array")),
+            ("atomic", Json::Bool(false)) => {}
+            ("atomic", Json::Bool(true)) => {
+                let detail = "atomic batches are not implemented yet; \
+                              an array of operations on one entity is atomic";
+                return Err(Problem::new(Code::NotImplemented, detail));
+            }
+            ("atomic", _) => return Err(Problem::bad("atomic: expected true or false")),
+            _ => return Err(unknown(name, "operations, atomic")),
+        }
+    }
+    operations.ok_or_else(|| Problem::bad("operations: expected an array, got nothing"))
+}
+
+fn operation<'a, 'b>(item: &'a Json<'b>) -> Result<(Verb, &'a str, &'a Json<'b>), Problem> {
+    let Json::Object(members) = item else {
+        return Err(Problem::bad("expected an object with method, path and body"));
+    };
+    if let Some((name, _)) =
+        members.iter().find(|(name, _)| !["method", "path", "body"].contains(&name.as_ref()))
+    {
+        return Err(unknown(name, "method, path, body"));
+    }
+    let verb = text(members, "method")?;
+    let Some(verb) = Verb::parse(verb) else {
+        return Err(Problem::bad("method: expected POST, PUT or DELETE"));
+    };
+    let path = text(members, "path")?;
+    if path.contains(['?', '#']) {
+        let detail = "path: expected no query; parameters of the batch apply to all operations";
+        return Err(Problem::bad(detail));
+    }
+    match member(members, "body") {
+        Some(body) if verb != Verb::Delete => Ok((verb, path, body)),
+        None if verb != Verb::Delete => Err(Problem::bad("body: expected a value, got nothing")),
+        _ => Ok((verb, path, &Json::Null)),
+    }
+}
+
+fn member<'a, 'b>(members: &'a [Member<'b>], name: &str) -> Option<&'a Json<'b>> {
+    members.iter().find(|(known, _)| known == name).map(|(_, json)| json)
+}
+
+fn text<'a>(members: &'a [Member<'_>], name: &str) -> Result<&'a str, Problem> {
+    match member(members, name) {
+        Some(Json::String(text)) => Ok(text),
+        _ => Err(Problem::bad(format!("{name}: expected a string"))),
+    }
+}
+
+fn unknown(name: &str, allowed: &str) -> Problem {
+    let name: String = name.chars().take(80).collect();
+    Problem::bad(format!("unknown member {name:?}; allowed here: {allowed}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(body: &str) -> Result<(Vec<Slot>, Vec<Change>), Problem> {
+        plan(body.as_bytes(), Some("k"), Some(1000), &Limits::default())
+    }
+
+    #[test]
+    fn a_bad_operation_spoils_no_other() {
+        let body = r#"{"operations": [
+            {"method": "POST", "path": "/v1/counters/a/b%2Fc", "body": {"increment": 1}},
+            {"method": "PATCH", "path": "/v1/counters/a/b", "body": 1},
+            {"method": "POST", "path": "/v1/widgets/a/b", "body": 1},
+            {"method": "POST", "path": "/v1/sets/a/b?ttl=1", "body": {"add": [1]}},
+            {"method": "DELETE", "path": "/v1/sets/a/b"},
+            {"method": "PUT", "path": "/v1/flags/a/b", "body": true, "x": 1}]}"#;
+        let (slots, changes) = ask(body).expect("a batch");
+        let codes: Vec<_> = slots.iter().map(|s| s.as_ref().err().map(|p| p.code)).collect();
+        let bad = Some(Code::BadRequest);
+        assert_eq!(codes, [None, bad, Some(Code::UnknownKind), bad, None, bad]);
+        assert_eq!(changes.len(), 2);
+        assert_eq!(changes[0].key.id.as_str(), "b/c");
+        assert!(changes.iter().all(|c| c.hash.is_some() && c.ttl_ms == Some(1000)));
+        assert_ne!(changes[0].hash, changes[1].hash);
+    }
+
+    #[test]
+    fn a_malformed_batch_is_refused_whole() {
+        let code = |body: &str| ask(body).err().map(|problem| problem.code);
+        for bad in ["[]", "{}", r#"{"operations": 1}"#, r#"{"operations": [], "x": 1}"#, "{"] {
+            assert_eq!(code(bad), Some(Code::BadRequest), "{bad}");
+        }
+        assert_eq!(code(r#"{"operations": [], "atomic": true}"#), Some(Code::NotImplemented));
+        assert_eq!(code(r#"{"operations": [], "atomic": false}"#), None);
+        let many = format!(r#"{{"operations": [{}]}}"#, vec!["1"; 1001].join(","));
+        assert_eq!(code(&many), Some(Code::TooLarge));
+    }
+}

@@ -1,0 +1,314 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457).
+//!
+//! Invariants:
+//! 1. A 4xx changed nothing: its outcome is `not-applied`.
+//! 2. Whatever is retryable carries `Retry-After`.
+//! 3. Every code that the surface can answer is in [`Code::ALL`], and so in the OpenAPI description.
+
+use std::fmt::Write as _;
+
+use atoll_store::command::Refusal;
+use atoll_store::name::NameError;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::json::{JsonError, write_string};
+use crate::node::{ReadError, WriteError};
+
+macro_rules! codes {
+    ($($variant:ident $status:literal $name:literal $retry:literal $title:literal,)*) => {
+        /// What went wrong, as a closed set.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Code { $(#[doc = $title] $variant,)* }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Code] = &[$(Code::$variant,)*];
+
+            /// The status that goes with the code.
+            pub fn status(self) -> u16 {
+                match self { $(Code::$variant => $status,)* }
+            }
+
+            /// The code's name, as clients see it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$variant => $name,)* }
+            }
+
+            /// A short text that never varies.
+            pub fn title(self) -> &'static str {
+                match self { $(Code::$variant => $title,)* }
+            }
+
+            /// Seconds to wait before the same request may succeed; 0 if it will not.
+            pub fn retry_after(self) -> u32 {
+                match self { $(Code::$variant => $retry,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    BadRequest 400 "bad-request" 0 "The request is malformed",
+    NoCompareAndSet 400 "no-compare-and-set" 0 "This kind has no compare-and-set",
+    NotFound 404 "not-found" 0 "There is no such entity",
+    UnknownKind 404 "unknown-kind" 0 "There is no such kind",
+    UnknownRoute 404 "unknown-route" 0 "There is no such route",
+    MethodNotAllowed 405 "method-not-allowed" 0 "The route has no such method",
+    NotAcceptable 406 "not-acceptable" 0 "No acceptable representation",
+    RequestTimeout 408 "request-timeout" 1 "The body did not arrive in time",
+    KindConflict 409 "kind-conflict" 0 "The field has another type",
+    TooLarge 413 "too-large" 0 "A limit would be passed",
+    UnsupportedMediaType 415 "unsupported-media-type" 0 "The body has an unsupported type",
+    KeyReused 422 "idempotency-key-reused" 0 "The key was used with another request",
+    CounterOverflow 422 "counter-overflow" 0 "The counter would leave its range",
+    RateLimited 429 "rate-limited" 1 "Too many requests",
+    Internal 500 "internal" 0 "The server failed",
+    OutcomeUnknown 500 "outcome-unknown" 0 "The outcome is unknown",
+    NotImplemented 501 "not-implemented" 0 "Not implemented",
+    ClockSkew 503 "clock-skew" 5 "This node's clock is wrong",
+    Draining 503 "draining" 1 "This node is stopping",
+    NotLive 503 "not-live" 5 "The node's loop has stopped",
+    NotReady 503 "not-ready" 1 "The node is not ready",
+    Overloaded 503 "overloaded" 1 "The node has too much to do",
+    Quarantined 503 "quarantined" 5 "The stored state waits for repair",
+    DiskFull 507 "disk-full" 30 "The disk is full",
+}
+
+/// One problem: a code, and what is particular to this request.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// The code.
+    pub code: Code,
+    detail: String,
+    outcome: &'static str,
+    retry_after: u32,
+    instance: String,
+    allow: Option<&'static str>,
+    extra: Vec<(&'static str, String)>,
+}
+
+impl Problem {
+    /// A problem that changed nothing.
+    pub fn new(code: Code, detail: impl Into<String>) -> Problem {
+        Problem {
+            code,
+            detail: detail.into(),
+            outcome: "not-applied",
+            retry_after: code.retry_after(),
+            instance: String::new(),
+            allow: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// A malformed request.
+    pub fn bad(detail: impl Into<String>) -> Problem {
+        Problem::new(Code::BadRequest, detail)
+    }
+
+    /// A limit was passed.
+    pub fn too_large(detail: impl Into<String>) -> Problem {
+        Problem::new(Code::TooLarge, detail)
+    }
+
+    /// A method that the route does not have; `allow` names those it has.
+    pub fn method(method: &str, allow: &'static str) -> Problem {
+        let detail = format!("{method} is not one of {allow}");
+        Problem { allow: Some(allow), ..Problem::new(Code::MethodNotAllowed, detail) }
+    }
+
+    /// A handler that failed: nobody knows how far it came.
+    pub fn internal() -> Problem {
+        let problem =
+            Problem::new(Code::Internal, "the server failed in this request; see its log");
+        Problem { outcome: "unknown", ..problem }
+    }
+
+    /// Names the request it happened to.
+    pub fn at(mut self, instance: &str) -> Problem {
+        self.instance = instance.into();
+        self
+    }
+
+    /// Says where in a body it happened.
+    pub fn inside(mut self, place: &str) -> Problem {
+        self.detail.insert_str(0, ": ");
+        self.detail.insert_str(0, place);
+        self
+    }
+
+    /// Adds a member of strings.
+    pub fn with(mut self, name: &'static str, values: &[String]) -> Problem {
+        let mut json = vec![b'['];
+        for (index, value) in values.iter().enumerate() {
+            if index > 0 {
+                json.push(b',');
+            }
+            write_string(&mut json, value);
+        }
+        json.push(b']');
+        self.extra.push((name, String::from_utf8_lossy(&json).into_owned()));
+        self
+    }
+
+    /// Says that repeating is safe, for a request that carries an idempotency key.
+    pub fn repeatable(mut self, repeatable: bool) -> Problem {
+        if self.code == Code::OutcomeUnknown && repeatable {
+            self.retry_after = 1;
+        }
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Appends the body.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut head = String::with_capacity(128);
+        let (code, status) = (self.code.as_str(), self.code.status());
+        let _ = write!(head, r#"{{"type":"https://atoll.dev/problems/{code}","title":"#);
+        out.extend_from_slice(head.as_bytes());
+        write_string(out, self.code.title());
+        let retryable = self.retry_after > 0;
+        head.clear();
+        let _ = write!(head, r#","status":{status},"code":"{code}","outcome":"{}","#, self.outcome);
+        let _ = write!(head, r#""retryable":{retryable},"detail":"#);
+        out.extend_from_slice(head.as_bytes());
+        write_string(out, &self.detail);
+        if !self.instance.is_empty() {
+            out.extend_from_slice(b",\"instance\":");
+            write_string(out, &self.instance);
+        }
+        for (name, json) in &self.extra {
+            out.push(b',');
+            write_string(out, name);
+            out.push(b':');
+            out.extend_from_slice(json.as_bytes());
+        }
+        out.push(b'}');
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = Vec::with_capacity(384);
+        self.write(&mut body);
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.retry_after > 0 {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
+        }
+        if let Some(allow) = self.allow {
+            let name: HeaderName = header::ALLOW;
+            headers.insert(name, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Problem {
+        let code = if error.too_deep { Code::TooLarge } else { Code::BadRequest };
+        Problem::new(code, format!("the body is not I-JSON: {error}"))
+    }
+}
+
+impl From<NameError> for Problem {
+    fn from(error: NameError) -> Problem {
+        let too_long = matches!(error, NameError::Id(bytes) if bytes > 0);
+        Problem::new(if too_long { Code::TooLarge } else { Code::BadRequest }, error.to_string())
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        let code = match refusal {
+            Refusal::KindConflict { .. } => Code::KindConflict,
+            Refusal::TooLarge { .. } => Code::TooLarge,
+            Refusal::TooManyKeys { .. } => Code::RateLimited,
+            Refusal::KeyReused => Code::KeyReused,
+            Refusal::Overflow => Code::CounterOverflow,
+            Refusal::WrongKind(_) => Code::BadRequest,
+            Refusal::Quarantined => Code::Quarantined,
+            Refusal::ClockSkew { .. } => Code::ClockSkew,
+            Refusal::DiskFull { .. } => Code::DiskFull,
+        };
+        Problem::new(code, refusal.to_string())
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Problem {
+        let detail = error.to_string();
+        match error {
+            WriteError::Refused(refusal) => refusal.into(),
+            WriteError::Overloaded => Problem::new(Code::Overloaded, detail),
+            WriteError::Draining => Problem::new(Code::Draining, detail),
+            WriteError::Unknown => {
+                Problem { outcome: "unknown", ..Problem::new(Code::OutcomeUnknown, detail) }
+            }
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Problem {
+        let code = match error {
+            ReadError::Quarantined => Code::Quarantined,
+            ReadError::Overloaded => Code::Overloaded,
+            ReadError::Draining => Code::Draining,
+        };
+        Problem::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(problem: &Problem) -> serde_json::Value {
+        let mut out = Vec::new();
+        problem.write(&mut out);
+        serde_json::from_slice(&out).expect("a problem is JSON")
+    }
+
+    #[test]
+    fn a_problem_has_every_member() {
+        let problem = Problem::from(WriteError::Unknown).at("/v1/sets/a/\"b").repeatable(true);
+        let json = body(&problem.with("reasons", &["x\"".into()]));
+        let expected = serde_json::json!({
+            "type": "https://atoll.dev/problems/outcome-unknown",
+            "title": "The outcome is unknown", "status": 500, "code": "outcome-unknown",
+            "outcome": "unknown", "retryable": true, "instance": "/v1/sets/a/\"b",
+            "detail": "the node stopped before it answered", "reasons": ["x\""],
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn what_is_retryable_says_when() {
+        for code in Code::ALL {
+            let response = Problem::new(*code, "x").into_response();
+            let retryable = body(&Problem::new(*code, "x"))["retryable"] == true;
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), retryable);
+            assert_eq!(response.status().as_u16(), code.status());
+        }
+    }
+
+    #[test]
+    fn refusals_keep_their_codes() {
+        let full = Refusal::DiskFull { free: 1, reserve: 2 };
+        assert_eq!(Problem::from(full).code, Code::DiskFull);
+        let skew = Refusal::ClockSkew { ahead_ms: 900 };
+        assert_eq!(Problem::from(skew).status().as_u16(), 503);
+        let internal = body(&Problem::internal());
+        assert_eq!((&internal["status"], &internal["outcome"]), (&500.into(), &"unknown".into()));
+    }
+}
