@@ -39,7 +39,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 
 enum Phase {
     /// From this slot (everything) or id (one collection) on.
-    Snapshot { slot: u16, after: Option<EntityKey> },
+    Snapshot {
+        slot: u16,
+        after: Option<EntityKey>,
+    },
     Replay(Cursor, BTreeMap<Origin, Hlc>),
     Live,
     Ended,
@@ -73,7 +76,9 @@ impl Selection {
             Selection::Prefix { kind, collection, .. } => {
                 vec![Topic::Collection(*kind, collection.clone())]
             }
-            Selection::All { kinds, collections } if kinds.len() == 1 && !collections.is_empty() => {
+            Selection::All { kinds, collections }
+                if kinds.len() == 1 && !collections.is_empty() =>
+            {
                 collections.iter().map(|each| Topic::Collection(kinds[0], each.clone())).collect()
             }
             Selection::All { .. } => vec![Topic::All],
