@@ -125,7 +125,7 @@ impl Effect {
     }
 
     /// The dots that a copy must have seen before it applies this.
-    fn named(&self) -> impl Iterator<Item = Dot> + '_ {
+    pub(crate) fn named(&self) -> impl Iterator<Item = Dot> + '_ {
         let deletes = self.deletes.iter().flatten().copied();
         let removes = self.removes.iter().flat_map(|(_, dots)| dots.iter().copied());
         let closes = self

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 use crate::checkpoint::{self, LoadError, ShardRecord};
 use crate::committer::{log_key, log_position, unpack};
-use crate::dot::{Hlc, Origin};
-use crate::engine::{Engine, Options, Readiness, Staged, StoreError};
+use crate::dot::{Dot, Hlc, Origin};
+use crate::engine::{Engine, Options, Quarantined, Readiness, Staged, StoreError};
 use crate::log::{Entry, Log};
 use crate::operation::Operation;
 use crate::record::{self, RecordError, RecordKind};
@@ -118,10 +118,30 @@ impl Engine {
                 self.log.index(shard, operation.dot, operation.stamp, position);
                 self.replay(shard, &operation, position, false);
             }
+            Readiness::Waits(_) if self.was_ready(shard, &operation) => {
+                self.log.index(shard, operation.dot, operation.stamp, position);
+                self.replay(shard, &operation, position, false);
+            }
             Readiness::Waits(_) => {
                 tracing::warn!(%shard, dot = ?operation.dot, "behind a damaged log record");
             }
         }
+    }
+
+    /// Whether this node wrote an operation on entities ahead of the vector: what it names, their
+    /// own contexts cover (R3).
+    fn was_ready(&mut self, id: ShardId, operation: &Operation) -> bool {
+        let vector = self.vector(id);
+        let Dot { origin, sequence } = operation.dot;
+        sequence == vector.sequence(origin) + 1
+            && operation.parts.iter().all(|part| match self.entity_in(id, &part.key) {
+                Ok(entity) => {
+                    let context = entity.context(&vector);
+                    part.effect.named().all(|dot| context.covers(dot))
+                }
+                // Unknown state (R8): it is skipped, and taken from this log again on repair.
+                Err(Quarantined) => true,
+            })
     }
 }
 

@@ -110,7 +110,11 @@ impl Incoming {
             state.items.extend(next.items);
             state.more = next.more;
         }
-        self.chunks.push(chunk);
+        // A chunk that only continued an entity adds no range; kept, it would part the next one
+        // from its beginning.
+        if !(chunk.states.is_empty() && chunk.after.is_some() && chunk.after == chunk.until) {
+            self.chunks.push(chunk);
+        }
         last
     }
 }

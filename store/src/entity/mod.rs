@@ -261,8 +261,10 @@ impl Entity {
         self.epochs.range(bound(0)..=bound(u64::MAX))
     }
 
+    /// An epoch that is not here was wholly closed, and collected: its opening was seen, as all
+    /// that is named was. Were it made anew, a stale copy's totals would open it again.
     fn close(&mut self, key: &EpochKey, tally: Tally) {
-        let mut epoch = self.epochs.get(key).copied().unwrap_or_default();
+        let Some(mut epoch) = self.epochs.get(key).copied() else { return };
         if tally.last > epoch.closed.last {
             epoch.closed = tally;
         }
