@@ -1,3 +1,6 @@
-//! How copies of Atoll entities converge: the core, and the transport that carries its frames.
+//! How copies of Atoll entities converge, over QUIC.
+//!
+//! `core` decides, `transport` carries, `driver` turns the one around the other.
 
+pub mod core;
 pub mod transport;
