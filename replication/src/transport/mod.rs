@@ -16,6 +16,8 @@
 //!
 //! Left out: acknowledgements and retries. What is dropped is repaired by sync.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod certificates;
 pub mod memory;
 pub mod quic;

@@ -39,8 +39,8 @@ pub(super) enum Outcome {
     Own,
     /// The pair has a link already.
     Duplicate(NodeId),
-    /// It was lost. `steady`: it had been good until then.
-    Lost { peer: NodeId, steady: bool },
+    /// It was lost. `answered`: the peer had taken it up; `steady`: and it was good for a while.
+    Lost { peer: NodeId, answered: bool, steady: bool },
 }
 
 /// Accepts until the endpoint is closed.
@@ -111,7 +111,7 @@ pub(super) async fn dialled(shared: &Arc<Shared>, connection: Connection) -> Out
     let Some(session) = Session::begin(shared, link) else {
         return Outcome::Duplicate(peer);
     };
-    let lost = Outcome::Lost { peer, steady: false };
+    let lost = Outcome::Lost { peer, answered: false, steady: false };
     let connection = &session.link.connection;
     let answer = async { Ok((session.open().await?, connection.accept_uni().await?)) };
     let (streams, first) = match timeout(PATIENCE, answer).await {
@@ -128,7 +128,7 @@ pub(super) async fn dialled(shared: &Arc<Shared>, connection: Connection) -> Out
     session.link.set_live();
     let reason = session.run(streams, first).await;
     let ours = matches!(reason, ConnectionError::LocallyClosed);
-    Outcome::Lost { peer, steady: !ours && session.link.age() >= STEADY }
+    Outcome::Lost { peer, answered: true, steady: !ours && session.link.age() >= STEADY }
 }
 
 /// The time in which a link is its peer's; its end is the end of this value.
@@ -171,12 +171,11 @@ impl Session {
         }
         let (peer, address) = (self.link.peer, self.link.connection.remote_address());
         tracing::info!(%peer, %address, "connected");
-        meters::connections(1.0);
+        let _counted = meters::Connected::count();
         // A driver that is gone is noticed by the readers.
         let _ = self.shared.arrivals.send(Arrival::Connected { peer, address }).await;
         let reason = self.exchange(streams, first).await;
         tracing::info!(%peer, %address, %reason, "disconnected");
-        meters::connections(-1.0);
         let _ = self.shared.arrivals.send(Arrival::Disconnected { peer }).await;
         reason
     }

@@ -27,7 +27,7 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 pub(super) async fn keep_connected(shared: Arc<Shared>, address: String) {
     let mut pause = Pause::new(&shared);
     let mut dialler = Dialler { address, attempts: 0, own: BTreeSet::new() };
-    let mut known = None;
+    let (mut known, mut answered) = (None, false);
     while shared.is_open() {
         if let Some(peer) = known {
             shared.peers.absent(peer).await;
@@ -37,20 +37,20 @@ pub(super) async fn keep_connected(shared: Arc<Shared>, address: String) {
             Ok((target, connection)) => (target, connection::dialled(&shared, connection).await),
             Err(Failure::Own) => return,
             Err(Failure::Unreachable) => {
-                sleep_until(started + pause.next(known.is_some())).await;
+                sleep_until(started + pause.next(answered)).await;
                 continue;
             }
         };
         match next {
             Outcome::Own => dialler.found_self(target),
-            Outcome::Duplicate(peer) => known = Some(peer),
-            Outcome::Lost { peer, steady: true } => {
-                known = Some(peer);
+            Outcome::Duplicate(peer) => (known, answered) = (Some(peer), true),
+            Outcome::Lost { peer, steady: true, .. } => {
+                (known, answered) = (Some(peer), true);
                 pause.reset();
             }
-            Outcome::Lost { peer, steady: false } => {
-                known = Some(peer);
-                sleep_until(Instant::now() + pause.next(true)).await;
+            Outcome::Lost { peer, answered: now, steady: false } => {
+                (known, answered) = (Some(peer), answered || now);
+                sleep_until(Instant::now() + pause.next(answered)).await;
             }
         }
     }

@@ -34,7 +34,18 @@ pub(super) fn dropped(class: Class, reason: &'static str, frames: usize) {
     metrics::counter!("atoll_transport_frames_dropped_total", &labels).increment(frames as u64);
 }
 
-/// Live connections rose (1) or fell (-1).
-pub(super) fn connections(change: f64) {
-    metrics::gauge!("atoll_transport_connections").increment(change);
+/// A live connection, counted as long as this value lives.
+pub(super) struct Connected(());
+
+impl Connected {
+    pub(super) fn count() -> Self {
+        metrics::gauge!("atoll_transport_connections").increment(1);
+        Self(())
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        metrics::gauge!("atoll_transport_connections").decrement(1);
+    }
 }

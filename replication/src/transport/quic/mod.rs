@@ -2,9 +2,9 @@
 //!
 //! How a frame travels:
 //!
-//! 1. [`Quic::send`] (the [`Transport`]) puts it into the queue of its peer and class ([`queue`]).
-//! 2. A writer task a class takes all that has queued up and writes it at once ([`connection`]),
-//!    with a length before each frame ([`frames`]), on that class's own stream.
+//! 1. [`Quic::send`] (the [`Transport`]) puts it into the queue of its peer and class (`queue`).
+//! 2. A writer task a class takes all that has queued up and writes it at once (`connection`),
+//!    with a length before each frame (`frames`), on that class's own stream.
 //! 3. QUIC sends streams by priority. The peer's reader task cuts frames out and awaits room in
 //!    the arrivals channel: a slow driver stops the reader, then, by flow control, the writer,
 //!    until the sender's queue is full and `send` says `false`.
@@ -15,7 +15,7 @@
 //! 2. A peer costs at most four queues, the send window, and the connection's receive window.
 //! 3. A peer that breaks the protocol loses its connection, is counted, and affects no other.
 //! 4. An address is dialled until it answers as this node itself; once it has answered as a peer,
-//!    it is dialled at least every second while that peer is not connected ([`dial`]).
+//!    it is dialled at least every second while that peer is not connected (`dial`).
 //!
 //! Left out: datagrams, reload of certificates and bounded age of connections, gateways. A name
 //! that resolves to several nodes is dialled in turn, but stays with one of them while connected.

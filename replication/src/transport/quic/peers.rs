@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quinn::{Connection, VarInt};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::super::{Class, NodeId};
 use super::meters;
@@ -169,10 +170,10 @@ impl Peers {
     /// link that stays.
     pub(super) fn adopt(&self, link: &Arc<Link>) -> Result<Option<Arc<Link>>, ()> {
         let mut links = self.links();
-        if let Some(old) = links.get(&link.peer) {
-            if !new_wins(old.standing(), link.dialled, self.me < link.peer) {
-                return Err(());
-            }
+        let lower = self.me < link.peer;
+        let stays = |old: &Arc<Link>| !new_wins(old.standing(), link.dialled, lower);
+        if links.get(&link.peer).is_some_and(stays) {
+            return Err(());
         }
         let old = links.insert(link.peer, Arc::clone(link));
         drop(links);

@@ -65,15 +65,19 @@ impl Queue {
     /// time. The frames count until [`Queue::written`].
     pub(super) async fn take(&self) -> Option<Batch> {
         loop {
-            match self.take_now() {
-                Some(batch) => return Some(batch),
-                None if self.state().closed => return None,
-                None => self.changed.notified().await,
+            let (batch, closed) = self.take_now();
+            if !batch.frames.is_empty() {
+                return Some(batch);
             }
+            if closed {
+                return None;
+            }
+            self.changed.notified().await;
         }
     }
 
-    fn take_now(&self) -> Option<Batch> {
+    /// What there is, and whether nothing more comes.
+    fn take_now(&self) -> (Batch, bool) {
         let mut state = self.state();
         let mut batch = Batch { frames: Vec::new(), cost: 0 };
         while batch.cost < BATCH_BYTES {
@@ -81,7 +85,7 @@ impl Queue {
             batch.cost += cost(&frame);
             batch.frames.push(frame);
         }
-        (!batch.frames.is_empty()).then_some(batch)
+        (batch, state.closed)
     }
 
     /// Gives back the room of a batch.

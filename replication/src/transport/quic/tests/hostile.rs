@@ -151,3 +151,30 @@ async fn a_reset_stream_is_a_breach() {
     };
     check_breach("reset", reset).await;
 }
+
+#[tokio::test]
+async fn a_peer_that_dials_again_ends_its_former_connection_first() {
+    let authority = Authority::create("reef").unwrap();
+    let mut node = Node::with_room(config(&authority.issue("a").unwrap()), 1);
+    let peer = authority.issue("p").unwrap();
+    let address = node.quic.local_address().unwrap();
+    let former = raw(&peer, Some(&peer), address).await.unwrap();
+    let _frames = open(&former, &[0, 1, 0, 0, 0, 1, 1, 0, 0, 0, 2, 1, 0, 0, 0, 3]).await;
+    drop(soon("its answer", former.accept_uni()).await.unwrap());
+    let latter = raw(&peer, Some(&peer), address).await.unwrap();
+    let _frame = open(&latter, &[3, 1, 0, 0, 0, 9]).await;
+    // Only now, with both taken up, does the driver look.
+    let reason = soon("the former is closed", former.closed()).await;
+    assert!(
+        matches!(reason, ConnectionError::ApplicationClosed(c) if c.error_code == peers::DUPLICATE)
+    );
+
+    node.expect_connected(peer.node_id()).await;
+    let mut arrival = node.next().await;
+    while let Arrival::Received { class: Class::Control, .. } = arrival {
+        arrival = node.next().await;
+    }
+    assert_eq!(arrival, Arrival::Disconnected { peer: peer.node_id() });
+    node.expect_connected(peer.node_id()).await;
+    node.expect_frame(peer.node_id(), Class::Bulk, &Bytes::from_static(&[9])).await;
+}

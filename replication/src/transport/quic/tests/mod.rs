@@ -5,6 +5,7 @@
 mod hostile;
 mod meters;
 mod nodes;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,8 +23,9 @@ async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
 /// Waits for something that announces itself in no other way.
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let poll = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
         while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            ticks.tick().await;
         }
     };
     soon(what, poll).await;

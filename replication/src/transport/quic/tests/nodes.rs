@@ -54,6 +54,31 @@ async fn three_nodes_each_told_of_all_form_a_mesh() {
 }
 
 #[tokio::test]
+async fn nodes_that_dial_each_other_at_once_keep_one_connection() {
+    let authority = Authority::create("reef").unwrap();
+    for _ in 0..10 {
+        let (mut a, mut b) = (Node::issued(&authority, "a"), Node::issued(&authority, "b"));
+        a.dial(&b);
+        b.dial(&a);
+        let single = |node: &Node, to: &Node| {
+            let open = node.quic.shared().endpoint.open_connections();
+            open == 1 && node.quic.round_trip(to.id()).is_some()
+        };
+        until("one connection", || single(&a, &b) && single(&b, &a)).await;
+        a.quic.shared().stop();
+        soon("the other notices", b.quic.shared().peers.absent(a.id())).await;
+        for node in [&mut a, &mut b] {
+            let mut connected = false;
+            while let Ok(arrival) = node.arrivals.try_recv() {
+                let now = matches!(arrival, Arrival::Connected { .. });
+                assert_ne!(connected, now, "one ends before the next begins");
+                connected = now;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_node_stops_dialling_itself() {
     let authority = Authority::create("reef").unwrap();
     let mut node = Node::issued(&authority, "a");
@@ -93,17 +118,16 @@ async fn a_slow_driver_fills_the_queue_and_loses_nothing_accepted() {
     let b = Node::with_room(small("b"), 1);
     let (a, mut b) = connected(a, b).await;
     let frame = |number: usize| Bytes::from(format!("{number:01000}"));
-    let mut accepted = 0;
-    // The receiver takes nothing: once nothing moves for long, the queue is full for good.
-    let mut refusals = 0;
-    while refusals < 200 {
-        if a.quic.send(b.id(), Class::Operations, frame(accepted)) {
-            (accepted, refusals) = (accepted + 1, 0);
-        } else {
-            refusals += 1;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    // The receiver takes nothing: refused over and over, the queue is full for good.
+    let (mut accepted, mut refused) = (0, 0);
+    until("the queue stays full", || {
+        while a.quic.send(b.id(), Class::Operations, frame(accepted)) {
+            (accepted, refused) = (accepted + 1, 0);
         }
-    }
+        refused += 1;
+        refused == 200
+    })
+    .await;
     // Queue, send window, stream window, the reader's and the writer's buffers.
     assert!(accepted * 1000 <= 5 * WINDOW as usize + 128 * 1024, "{accepted}");
     assert!(meters.count("atoll_transport_frames_dropped_total", "full") >= 200);
@@ -115,7 +139,10 @@ async fn a_slow_driver_fills_the_queue_and_loses_nothing_accepted() {
 
 #[tokio::test]
 async fn closing_sends_what_was_accepted() {
-    let (a, mut b) = pair().await;
+    let authority = Authority::create("reef").unwrap();
+    // The receiver takes nothing before the sender is gone.
+    let b = Node::with_room(config(&authority.issue("b").unwrap()), 1);
+    let (a, mut b) = connected(Node::issued(&authority, "a"), b).await;
     for number in 0..500 {
         assert!(a.quic.send(b.id(), Class::Commands, numbered(number)));
     }
