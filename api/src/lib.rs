@@ -1,3 +1,9 @@
 //! Atoll over HTTP: the server, the command line and the demo.
 
+pub mod bench;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod demo;
 pub mod node;
+pub mod server;
