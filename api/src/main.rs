@@ -1,2 +1,7 @@
 //! The binary `atoll`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    atoll::cli::main()
+}
