@@ -3,8 +3,18 @@
 //! Synchronous; knows no network, no runtime and no clock. Time and chance are arguments.
 
 pub mod backend;
+mod checkpoint;
 pub mod command;
+pub mod committer;
 pub mod dot;
+pub mod engine;
 pub mod entity;
+pub mod log;
+mod maintain;
 pub mod name;
+pub mod operation;
+pub mod reader;
 pub mod record;
+mod recover;
+pub mod shard;
+pub mod transfer;

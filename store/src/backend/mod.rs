@@ -7,6 +7,9 @@
 //!
 //! Left out: transactions, snapshots. There is one writer, and it needs neither.
 
+pub mod memory;
+pub mod sled;
+
 use bytes::Bytes;
 
 /// One change of a batch: a key, and its new value or `None` to delete it.

@@ -1,0 +1,353 @@
+//! The store of one node: shards in memory, changes staged for one durable commit.
+//!
+//! Invariants:
+//! 1. Nothing here writes: a step's records and log entries leave by [`Engine::take`], and its
+//!    caller commits them, in order, before anything of the step is seen (R1).
+//! 2. (R2) An operation is applied once, in the order of its origin, after all that it names.
+//! 3. (R7) The log is the truth; records are checkpoints of it, a shard at a time, atomically
+//!    with the vector that they cover.
+//!
+//! Left out: who asks and who is told; which is replication's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::backend::{Backend, BackendError};
+use crate::checkpoint;
+use crate::command::{Change, Refusal};
+use crate::committer::Batch;
+use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
+use crate::entity::{Draft, Entity, Image, Limits, touched};
+use crate::log::{Entry, Log, Trimmed};
+use crate::name::EntityKey;
+use crate::operation::{Effect, Operation};
+use crate::record::RecordError;
+use crate::shard::{Hot, Shard, ShardId};
+
+/// How a store is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Hash slots of a placement. Default 64; set once, when a cluster forms.
+    pub slots: u16,
+    /// Memory for decoded entities, in bytes. Default 128 MiB.
+    pub cache_bytes: usize,
+    /// Log bytes kept although every peer has them, for subscribers that resume. Default 64 MiB.
+    pub log_soft_bytes: u64,
+    /// Log bytes above which it is trimmed although a peer lacks them: that peer merges state.
+    /// Default 512 MiB.
+    pub log_hard_bytes: u64,
+    /// Log bytes between checkpoints of one shard: what a restart replays. Default 16 MiB.
+    pub checkpoint_bytes: u64,
+    /// Limits where a write is accepted.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            slots: 64,
+            cache_bytes: 128 << 20,
+            log_soft_bytes: 64 << 20,
+            log_hard_bytes: 512 << 20,
+            checkpoint_bytes: 16 << 20,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A newer release wrote here, or the engine failed: see the text.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The engine failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The directory was made with another number of slots.
+    #[error("this data has {found} slots, the configuration asks for {asked}: set it back")]
+    Slots {
+        /// On disk.
+        found: u16,
+        /// Configured.
+        asked: u16,
+    },
+}
+
+/// One entity's new state, with its place in the journal.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// The log position of what changed it.
+    pub position: u64,
+    /// The entity.
+    pub key: EntityKey,
+    /// Its new state.
+    pub image: Arc<Image>,
+    /// Who changed it; none for a merge of states.
+    pub origin: Option<Origin>,
+}
+
+/// What a step leaves: to be committed first, then shown.
+#[derive(Debug, Default)]
+pub struct Staged {
+    /// To commit.
+    pub batch: Batch,
+    /// To show to readers and subscribers.
+    pub changes: Vec<Changed>,
+    /// To forget in the readers' image: current on disk.
+    pub evicted: Vec<EntityKey>,
+}
+
+/// Whether an operation can be applied now (R2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It is next, and everything it names was seen.
+    Ready,
+    /// It was applied before.
+    Seen,
+    /// Everything up to this dot must be seen first.
+    Waits(Dot),
+}
+
+/// The stored state of an entity is damaged (R8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quarantined;
+
+/// The store of one node.
+pub struct Engine {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) options: Options,
+    pub(crate) shards: BTreeMap<ShardId, Shard>,
+    pub(crate) log: Log,
+    pub(crate) staged: Staged,
+    pub(crate) commits: u64,
+    pub(crate) durable: Arc<AtomicU64>,
+    pub(crate) hot_bytes: usize,
+    pub(crate) hand: (ShardId, Option<EntityKey>),
+    pub(crate) expiries: BTreeSet<(Millis, EntityKey)>,
+    pub(crate) starts: Vec<(Origin, u64)>,
+    pub(crate) trim_at: u64,
+}
+
+impl Engine {
+    /// The shard of an entity in the default placement.
+    pub fn shard_of(&self, key: &EntityKey) -> ShardId {
+        ShardId { placement: 0, slot: key.slot(self.options.slots) }
+    }
+
+    /// What this copy has seen of a shard.
+    pub fn vector(&self, shard: ShardId) -> VersionVector {
+        self.shards.get(&shard).map(|shard| shard.vector.clone()).unwrap_or_default()
+    }
+
+    /// Every shard of which something was seen.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + '_ {
+        self.shards.iter().filter(|(_, shard)| !shard.vector.is_empty()).map(|(id, _)| *id)
+    }
+
+    /// A shard's content digest and number of entities at its vector; the digest is `None` while
+    /// an entity is ahead of the vector or damaged: it compares to nothing.
+    pub fn digest(&self, shard: ShardId) -> (Option<u128>, u64) {
+        match self.shards.get(&shard) {
+            None => (Some(0), 0),
+            Some(shard) if shard.ahead.is_empty() && shard.quarantined.is_empty() => {
+                (Some(shard.digest), shard.present)
+            }
+            Some(shard) => (None, shard.present),
+        }
+    }
+
+    /// The highest stamp seen in any shard.
+    pub fn stamp(&self) -> Hlc {
+        self.shards.values().map(|shard| shard.stamp).max().unwrap_or_default()
+    }
+
+    /// Damaged entities that wait for a peer.
+    pub fn quarantined(&self) -> Vec<(ShardId, EntityKey)> {
+        let each = |(id, shard): (&ShardId, &Shard)| {
+            let id = *id;
+            shard.quarantined.iter().map(move |key| (id, key.clone())).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(each).collect()
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
+    /// The position after the last change.
+    pub fn journal_end(&self) -> u64 {
+        self.log.next()
+    }
+
+    /// The highest stamp of each origin in the log, and of what was trimmed from it.
+    pub fn clocks(&self) -> (&BTreeMap<Origin, Hlc>, &BTreeMap<Origin, Hlc>) {
+        (&self.log.stamps, &self.log.trimmed)
+    }
+
+    /// Earlier starts on this directory with the positions where they began; the last is this one.
+    pub fn starts(&self) -> &[(Origin, u64)] {
+        &self.starts
+    }
+
+    /// The state of an entity, hot or from disk.
+    pub fn entity(&mut self, key: &EntityKey) -> Result<&Entity, Quarantined> {
+        let shard = self.shard_of(key);
+        self.hot(shard, key).map(|hot| &hot.entity)
+    }
+
+    /// The image of an entity for readers; it becomes theirs after what was staged before.
+    pub fn image(&mut self, key: &EntityKey) -> Result<Arc<Image>, Quarantined> {
+        Ok(Arc::new(Image::new(self.entity(key)?.clone())))
+    }
+
+    pub(crate) fn hot(&mut self, id: ShardId, key: &EntityKey) -> Result<&mut Hot, Quarantined> {
+        let shard = self.shards.entry(id).or_default();
+        if shard.quarantined.contains(key) {
+            return Err(Quarantined);
+        }
+        if !shard.hot.contains_key(key) {
+            match checkpoint::load(&*self.backend, id, key) {
+                Ok(hot) => {
+                    self.hot_bytes += hot.bytes();
+                    if hot.entity.ahead().is_some() {
+                        shard.ahead.insert(key.clone());
+                    }
+                    shard.hot.insert(key.clone(), hot);
+                }
+                Err(error) => {
+                    tracing::error!(entity = %key, %error, "damaged: quarantined");
+                    shard.quarantined.insert(key.clone());
+                    return Err(Quarantined);
+                }
+            }
+        }
+        Ok(shard.hot.get_mut(key).expect("just looked up or loaded"))
+    }
+
+    /// The effect of a change as seen here, to be stamped with `dot` and `stamp`. Changes nothing.
+    pub fn draft(
+        &mut self,
+        change: &Change,
+        dot: Dot,
+        stamp: Hlc,
+        now: Millis,
+    ) -> Result<Effect, Refusal> {
+        let limits = self.options.limits;
+        let entity = self.entity(&change.key).map_err(|Quarantined| Refusal::Quarantined)?;
+        Draft::effect(entity, change, dot, stamp, now, &limits)
+    }
+
+    /// Whether an operation can be applied now (R2).
+    pub fn readiness(&self, id: ShardId, operation: &Operation) -> Readiness {
+        let Dot { origin, sequence } = operation.dot;
+        let empty = VersionVector::default();
+        let vector = self.shards.get(&id).map_or(&empty, |shard| &shard.vector);
+        let next = vector.sequence(origin) + 1;
+        if sequence < next {
+            return Readiness::Seen;
+        }
+        if sequence > next {
+            return Readiness::Waits(Dot { origin, sequence: sequence - 1 });
+        }
+        let missing = operation.named().find(|dot| !vector.covers(*dot));
+        missing.map_or(Readiness::Ready, Readiness::Waits)
+    }
+
+    /// Whether all parts of an operation belong to the shard it came under.
+    pub fn belongs(&self, id: ShardId, operation: &Operation) -> bool {
+        operation.parts.iter().all(|part| self.shard_of(&part.key) == id)
+    }
+
+    /// Applies an operation that is `Ready`; `bytes` are its author's.
+    pub fn apply(&mut self, id: ShardId, operation: &Operation, bytes: Bytes) {
+        let (position, entry) = self.log.append(&Entry::Operation { shard: id, bytes });
+        self.staged.batch.log.push((position, entry));
+        self.log.index(id, operation.dot, operation.stamp, position);
+        self.replay(id, operation, position, true);
+    }
+
+    /// Applies an operation that the log holds at `position`; shows it if asked.
+    pub(crate) fn replay(&mut self, id: ShardId, operation: &Operation, position: u64, show: bool) {
+        for part in &operation.parts {
+            let Ok(hot) = self.hot(id, &part.key) else { continue };
+            let (old, bytes, expiry) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
+            let dropped = hot.entity.apply(operation, part);
+            hot.mark(touched(part, operation.dot).filter(|_| !dropped));
+            let image = show.then(|| Arc::new(Image::new(hot.entity.clone())));
+            let now = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
+            self.hot_bytes = self.hot_bytes + now.1 - bytes;
+            self.watch_expiry(&part.key, expiry, now.2);
+            let shard = self.shards.entry(id).or_default();
+            shard.account(&part.key, old, now.0);
+            shard.dirty.insert(part.key.clone());
+            if let Some(image) = image {
+                let (key, origin) = (part.key.clone(), Some(operation.dot.origin));
+                self.staged.changes.push(Changed { position, key, image, origin });
+            }
+        }
+        let shard = self.shards.entry(id).or_default();
+        shard.vector.raise(operation.dot.origin, operation.dot.sequence);
+        shard.stamp = shard.stamp.max(operation.stamp);
+        shard.unsaved.get_or_insert((position, self.log.appended));
+        shard.catch_up();
+    }
+
+    pub(crate) fn watch_expiry(
+        &mut self,
+        key: &EntityKey,
+        old: Option<Millis>,
+        new: Option<Millis>,
+    ) {
+        if old != new {
+            old.map(|at| self.expiries.remove(&(at, key.clone())));
+            new.map(|at| self.expiries.insert((at, key.clone())));
+        }
+    }
+
+    /// When the next entity expires.
+    pub fn next_expiry(&self) -> Option<Millis> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    /// Up to `limit` entities that expired before `now`.
+    pub fn expired(&self, now: Millis, limit: usize) -> Vec<EntityKey> {
+        let due = self.expiries.iter().take_while(|(at, _)| *at <= now);
+        due.take(limit).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Encoded operations of `origin` from `from` on, up to about `budget` bytes.
+    pub fn operations(
+        &self,
+        shard: ShardId,
+        origin: Origin,
+        from: u64,
+        budget: usize,
+    ) -> Result<Vec<Bytes>, Trimmed> {
+        self.log.operations(&*self.backend, shard, origin, from, budget)
+    }
+
+    /// Takes what was staged since the last call, as the next commit.
+    pub fn take(&mut self) -> Staged {
+        self.commits += 1;
+        std::mem::take(&mut self.staged)
+    }
+
+    /// The counter that whoever commits sets to the number of [`Engine::take`]s made durable.
+    pub fn durable(&self) -> Arc<AtomicU64> {
+        self.durable.clone()
+    }
+
+    pub(crate) fn durable_commits(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// The engine, for readers beside the writer.
+    pub fn backend(&self) -> Arc<dyn Backend> {
+        self.backend.clone()
+    }
+}

@@ -1,0 +1,138 @@
+//! Joining two copies of an entity, each under the context that it was read at (R3, R8).
+
+use std::sync::Arc;
+
+use super::{Entity, Epoch};
+use crate::dot::{Dot, Origin, VersionVector};
+use crate::operation::{EpochKey, Path, Payload, Tally};
+
+impl Entity {
+    /// Joins `other`, read where `theirs` was covered, into this copy, which has seen `ours`.
+    ///
+    /// A dot on one side only was removed if the other side's context covers it. Commutative,
+    /// associative and idempotent on (state, context).
+    pub fn merge(&mut self, ours: &VersionVector, other: &Entity, theirs: &VersionVector) {
+        let ours = self.context(ours);
+        let theirs = other.context(theirs);
+        self.retain(|path, dot| {
+            other.live.contains_key(&(path.clone(), dot)) || !theirs.covers(dot)
+        });
+        for ((path, dot), payload) in &other.live {
+            if !self.live.contains_key(&(path.clone(), *dot)) && !ours.covers(*dot) {
+                self.insert(path.clone(), *dot, payload.clone());
+            }
+        }
+        self.merge_epochs(&ours, other, &theirs);
+        for (key, stamp) in &other.keys {
+            self.keys.insert(*key, *stamp);
+        }
+        self.drop_losers();
+    }
+
+    /// The context of this copy: its own while it is ahead, joined with its shard's.
+    pub fn context<'a>(&self, shard: &'a VersionVector) -> std::borrow::Cow<'a, VersionVector> {
+        match &self.ahead {
+            None => std::borrow::Cow::Borrowed(shard),
+            Some(ahead) => {
+                let mut joined = shard.clone();
+                joined.join(ahead);
+                std::borrow::Cow::Owned(joined)
+            }
+        }
+    }
+
+    /// An epoch that one side lacks and covers the start of was closed and collected there.
+    fn merge_epochs(&mut self, ours: &VersionVector, other: &Entity, theirs: &VersionVector) {
+        let opened = |key: &EpochKey| Dot { origin: key.origin, sequence: key.first };
+        let gone: Vec<EpochKey> = self
+            .epochs
+            .keys()
+            .filter(|key| !other.epochs.contains_key(*key) && theirs.covers(opened(key)))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.drop_epoch(&key);
+        }
+        for (key, epoch) in &other.epochs {
+            match self.epochs.get(key).copied() {
+                Some(held) => self.set_epoch(key.clone(), join(held, *epoch)),
+                None if !ours.covers(opened(key)) => self.set_epoch(key.clone(), *epoch),
+                None => {}
+            }
+        }
+    }
+
+    /// R10 over everything remembered: the payloads of higher dots go.
+    fn drop_losers(&mut self) {
+        let mut losers: Vec<Dot> = Vec::new();
+        let mut group: Vec<(Dot, crate::dot::Hlc)> = Vec::new();
+        let mut current = None;
+        for ((hash, dot), stamp) in &self.keys {
+            if current != Some(*hash) {
+                group.clear();
+                current = Some(*hash);
+            }
+            if group.iter().any(|(_, earlier)| super::paired(*earlier, *stamp)) {
+                losers.push(*dot);
+            }
+            group.push((*dot, *stamp));
+        }
+        if !losers.is_empty() {
+            losers.sort_unstable();
+            self.retain(|_, dot| losers.binary_search(&dot).is_err());
+        }
+    }
+
+    /// Repair of two copies with equal vectors and unequal digests: a dot survives unless it is
+    /// among `removed`, the removes that a log names (R8).
+    pub fn repair(&mut self, other: &Entity, removed: &[(Path, Dot)]) {
+        for ((path, dot), payload) in &other.live {
+            if !self.live.contains_key(&(path.clone(), *dot)) {
+                self.insert(path.clone(), *dot, payload.clone());
+            }
+        }
+        for (path, dot) in removed {
+            self.remove(path, *dot);
+        }
+        for (key, epoch) in &other.epochs {
+            let joined = self.epochs.get(key).map_or(*epoch, |held| join(*held, *epoch));
+            self.set_epoch(key.clone(), joined);
+        }
+        for (key, stamp) in &other.keys {
+            self.keys.insert(*key, *stamp);
+        }
+        self.drop_losers();
+    }
+
+    /// The live names that `other` has and this copy lacks.
+    pub fn lacks(&self, other: &Entity) -> Vec<(Path, Dot)> {
+        other.live.keys().filter(|name| !self.live.contains_key(*name)).cloned().collect()
+    }
+
+    /// After a merge from a copy at `theirs`: keeps its own context until the shard's vector has
+    /// risen to it.
+    pub fn advance(&mut self, shard: &VersionVector, theirs: &VersionVector) {
+        let mut context = self.context(shard).into_owned();
+        context.join(theirs);
+        self.ahead = (!shard.contains(&context)).then(|| Arc::new(context));
+    }
+
+    /// The stamps of its values.
+    pub(crate) fn stamps(&self) -> impl Iterator<Item = crate::dot::Hlc> + '_ {
+        self.live.values().filter_map(|payload| match payload {
+            Payload::Value { stamp, .. } => Some(*stamp),
+            _ => None,
+        })
+    }
+
+    /// The origins of its live payloads and epochs.
+    pub fn origins(&self) -> impl Iterator<Item = Origin> + '_ {
+        let live = self.live.keys().map(|(_, dot)| dot.origin);
+        live.chain(self.epochs.keys().map(|key| key.origin))
+    }
+}
+
+fn join(one: Epoch, other: Epoch) -> Epoch {
+    let later = |a: Tally, b: Tally| if b.last > a.last { b } else { a };
+    Epoch { total: later(one.total, other.total), closed: later(one.closed, other.closed) }
+}

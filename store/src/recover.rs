@@ -1,0 +1,166 @@
+//! Opening a store: shard records, then the log from where each shard's checkpoint ends (R7).
+//!
+//! Invariants:
+//! 1. After it, the state is that of every durable log entry, in order.
+//! 2. Operations behind a damaged log record are not applied: their shard's vector stops before
+//!    the gap, and peers send them again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
+use crate::checkpoint::{self, LoadError, ShardRecord};
+use crate::committer::{log_key, log_position, unpack};
+use crate::dot::{Hlc, Origin};
+use crate::engine::{Engine, Options, Readiness, Staged, StoreError};
+use crate::log::{Entry, Log};
+use crate::operation::Operation;
+use crate::record::{self, RecordError, RecordKind};
+use crate::shard::{Shard, ShardId};
+
+const DIRECTORY_KEY: &[u8] = b"m";
+
+/// Starts remembered: a cursor of an older one is foreign.
+const STARTS_KEPT: usize = 64;
+
+/// What concerns the whole directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Directory {
+    pub(crate) slots: u16,
+    pub(crate) starts: Vec<(Origin, u64)>,
+    pub(crate) trimmed: BTreeMap<Origin, Hlc>,
+}
+
+impl Engine {
+    /// Opens a store for a new start, whose origin was just drawn.
+    ///
+    /// The start is staged: commit what [`Engine::take`] gives before anything else.
+    pub fn open(
+        backend: Arc<dyn Backend>,
+        options: Options,
+        origin: Origin,
+    ) -> Result<Engine, StoreError> {
+        let directory = read_directory(&*backend)?.unwrap_or_default();
+        if directory.slots != 0 && directory.slots != options.slots {
+            return Err(StoreError::Slots { found: directory.slots, asked: options.slots });
+        }
+        let mut engine = Engine {
+            shards: read_shards(&*backend)?,
+            log: Log::new(directory.trimmed),
+            backend,
+            options,
+            staged: Staged::default(),
+            commits: 0,
+            durable: Arc::new(AtomicU64::new(0)),
+            hot_bytes: 0,
+            hand: (ShardId { placement: 0, slot: 0 }, None),
+            expiries: BTreeSet::new(),
+            starts: directory.starts,
+            trim_at: 0,
+        };
+        engine.expiries =
+            checkpoint::indexed(&*engine.backend).map_err(index_error)?.into_iter().collect();
+        engine.replay_log()?;
+        engine.starts.push((origin, engine.log.next()));
+        let excess = engine.starts.len().saturating_sub(STARTS_KEPT);
+        engine.starts.drain(..excess);
+        engine.stage_directory();
+        Ok(engine)
+    }
+
+    pub(crate) fn stage_directory(&mut self) {
+        let directory = Directory {
+            slots: self.options.slots,
+            starts: self.starts.clone(),
+            trimmed: self.log.trimmed.clone(),
+        };
+        let body = postcard::to_stdvec(&directory).expect("a directory record encodes to memory");
+        let batch = &mut self.staged.batch.writes;
+        record::encode(RecordKind::Meta, DIRECTORY_KEY, &body, batch, 0);
+    }
+
+    fn replay_log(&mut self) -> Result<(), StoreError> {
+        let end = log_key(u64::MAX);
+        let mut from = log_key(0);
+        let backend = self.backend.clone();
+        loop {
+            let page = record::scan(&*backend, RecordKind::Log, &from, &end, 64)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            from = [last, &[0][..]].concat();
+            for (key, body) in page {
+                let Some(first) = log_position(&key) else { continue };
+                let entries = body.and_then(|body| unpack(first, &body));
+                match entries {
+                    Ok(entries) => entries.iter().for_each(|(at, entry)| self.redo(*at, entry)),
+                    Err(damaged) => tracing::error!(%damaged, "log record lost; peers are asked"),
+                }
+                self.log.set_next(self.log.next().max(first + 1));
+            }
+        }
+    }
+
+    fn redo(&mut self, position: u64, bytes: &bytes::Bytes) {
+        self.log.bytes += bytes.len() as u64;
+        self.log.appended += bytes.len() as u64;
+        self.log.set_next(position + 1);
+        let Some(Entry::Operation { shard, bytes }) = Entry::decode(bytes) else { return };
+        let Ok(operation) = Operation::decode(&bytes) else { return };
+        match self.readiness(shard, &operation) {
+            Readiness::Seen => self.log.index(shard, operation.dot, operation.stamp, position),
+            Readiness::Ready => {
+                self.log.index(shard, operation.dot, operation.stamp, position);
+                self.replay(shard, &operation, position, false);
+            }
+            Readiness::Waits(_) => {
+                tracing::warn!(%shard, dot = ?operation.dot, "behind a damaged log record");
+            }
+        }
+    }
+}
+
+fn index_error(error: LoadError) -> StoreError {
+    match error {
+        LoadError::Record(error) => StoreError::Record(error),
+        LoadError::Sum(key) => StoreError::Backend(crate::backend::BackendError::Engine(key)),
+    }
+}
+
+fn read_directory(backend: &dyn Backend) -> Result<Option<Directory>, StoreError> {
+    match record::read(backend, DIRECTORY_KEY, RecordKind::Meta) {
+        Ok(Some((body, _))) => Ok(postcard::from_bytes(&body).ok()),
+        Ok(None) => Ok(None),
+        // Starts and trims are lost: cursors of earlier starts become foreign, and reset.
+        Err(RecordError::Damaged(damaged)) => {
+            tracing::error!(%damaged, "directory record lost");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Shards whose record is damaged start empty: the log and the peers fill them again.
+fn read_shards(backend: &dyn Backend) -> Result<BTreeMap<ShardId, Shard>, StoreError> {
+    let mut shards = BTreeMap::new();
+    let mut from = b"s".to_vec();
+    loop {
+        let page = record::scan(backend, RecordKind::Shard, &from, b"t", 256)?;
+        let Some((last, _)) = page.last() else { return Ok(shards) };
+        from = [last, &[0][..]].concat();
+        for (key, body) in page {
+            let id = key.get(1..).and_then(|id| id.try_into().ok()).map(ShardId::from_bytes);
+            let Some(id) = id else { continue };
+            let found = body.ok().and_then(|body| postcard::from_bytes(&body).ok());
+            let Some(record): Option<ShardRecord> = found else {
+                tracing::error!(shard = %id, "shard record lost; peers are asked");
+                continue;
+            };
+            let ShardRecord { vector, digest, present, stamp } = record;
+            let recorded = (digest, present);
+            let shard = Shard { vector, digest, present, recorded, stamp, ..Shard::default() };
+            shards.insert(id, shard);
+        }
+    }
+}

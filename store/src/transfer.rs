@@ -1,0 +1,456 @@
+//! States instead of operations: chunks of a shard (R3), repair of single entities (R8).
+//!
+//! Invariants:
+//! 1. A chunk is a key range with the vector of its own read. What is merged becomes visible
+//!    with the batch that holds all of it and the shard's record: readers keep the old image.
+//! 2. The shard's vector rises to the first chunk's; an entity of a later one keeps its own
+//!    context until the vector has caught up.
+//! 3. A damaged entity is never read here: it is unknown, not absent.
+//!
+//! Left out: staging on disk. A transfer in the making is held in memory, one shard at a time.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{entity_key, summary};
+use crate::dot::{Dot, VersionVector};
+use crate::engine::{Changed, Engine, Quarantined};
+use crate::entity::{Entity, Item, ItemKey};
+use crate::log::{Entry, Trimmed};
+use crate::name::EntityKey;
+use crate::operation::{Operation, Path};
+use crate::record::{self, RecordKind};
+use crate::shard::ShardId;
+
+/// Records that a damaged head may have had beyond the first; all are overwritten.
+const DAMAGED_PARTS: u16 = 64;
+/// Keys looked at in one step of a scan.
+const PAGE: usize = 256;
+
+/// A run of an entity's items, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The entity.
+    pub key: EntityKey,
+    /// Its own context, if it is ahead of the chunk's vector.
+    pub ahead: Option<VersionVector>,
+    /// Items.
+    pub items: Vec<Item>,
+    /// Its next items follow in the next chunk.
+    pub more: bool,
+}
+
+impl State {
+    /// A whole entity.
+    pub fn whole(key: EntityKey, entity: &Entity) -> State {
+        let ahead = entity.ahead().map(|context| (**context).clone());
+        State { key, ahead, items: entity.items(None, None).collect(), more: false }
+    }
+
+    /// The entity, of a whole state.
+    pub fn into_entity(self) -> (EntityKey, Entity) {
+        let mut entity = Entity::from_items(self.items);
+        entity.set_ahead(self.ahead.map(Arc::new));
+        (self.key, entity)
+    }
+}
+
+/// A range of a shard's keys, read at one vector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// The vector of the read.
+    pub vector: VersionVector,
+    /// The range starts after this key.
+    pub after: Option<EntityKey>,
+    /// The range ends with this key; `None`: with the shard.
+    pub until: Option<EntityKey>,
+    /// The entities in it.
+    pub states: Vec<State>,
+}
+
+/// A transfer as its sender keeps it.
+#[derive(Debug)]
+pub struct Outgoing {
+    shard: ShardId,
+    after: Option<EntityKey>,
+    split: Option<(EntityKey, Entity, ItemKey, VersionVector)>,
+    done: bool,
+}
+
+impl Outgoing {
+    /// A transfer of a shard from its first key.
+    pub fn new(shard: ShardId) -> Outgoing {
+        Outgoing { shard, after: None, split: None, done: false }
+    }
+
+    /// Whether the last chunk was read.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
+/// A transfer as its receiver gathers it.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    chunks: Vec<Chunk>,
+}
+
+impl Incoming {
+    /// Takes in the next chunk; answers whether it was the last.
+    pub fn push(&mut self, chunk: Chunk) -> bool {
+        let split = chunk.states.last().is_some_and(|state| state.more);
+        let last = chunk.until.is_none() && !split;
+        let continues = self.chunks.last_mut().and_then(|chunk| chunk.states.last_mut());
+        let mut chunk = chunk;
+        if let Some(state) = continues.filter(|state| state.more)
+            && chunk.states.first().is_some_and(|next| next.key == state.key)
+        {
+            let next = chunk.states.remove(0);
+            state.items.extend(next.items);
+            state.more = next.more;
+        }
+        self.chunks.push(chunk);
+        last
+    }
+}
+
+impl Engine {
+    /// The next chunk of a transfer, of about `budget` bytes.
+    pub fn chunk(&mut self, out: &mut Outgoing, budget: usize) -> Result<Chunk, Quarantined> {
+        if let Some((key, entity, from, vector)) = out.split.take() {
+            let state = self.split(out, key, entity, Some(from), &vector, budget);
+            let after = out.after.clone();
+            return Ok(Chunk { vector, until: after.clone(), after, states: vec![state] });
+        }
+        let vector = self.vector(out.shard);
+        let after = out.after.clone();
+        let (mut states, mut size) = (Vec::new(), 0);
+        while size < budget {
+            let Some(key) = self.keys_after(out.shard, out.after.as_ref(), 1)?.pop() else {
+                out.done = true;
+                break;
+            };
+            let entity = self.entity_in(out.shard, &key)?.clone();
+            out.after = Some(key.clone());
+            let state = self.split(out, key, entity, None, &vector, budget);
+            size += 64 + 48 * state.items.len();
+            states.push(state);
+            if out.split.is_some() {
+                break;
+            }
+        }
+        let until = if out.done { None } else { out.after.clone() };
+        Ok(Chunk { vector, after, until, states })
+    }
+
+    /// As much of an entity as the budget allows; the rest is remembered.
+    fn split(
+        &self,
+        out: &mut Outgoing,
+        key: EntityKey,
+        entity: Entity,
+        from: Option<ItemKey>,
+        vector: &VersionVector,
+        budget: usize,
+    ) -> State {
+        let ahead = entity.ahead().map(|context| (**context).clone());
+        let (mut items, mut size, mut rest) = (Vec::new(), 0, None);
+        for item in entity.items(from.as_ref(), None) {
+            if size >= budget {
+                rest = Some(item.key());
+                break;
+            }
+            size += postcard::to_stdvec(&item).map_or(0, |bytes| bytes.len());
+            items.push(item);
+        }
+        let more = rest.is_some();
+        out.split = rest.map(|rest| (key.clone(), entity, rest, vector.clone()));
+        State { key, ahead, items, more }
+    }
+
+    pub(crate) fn entity_in(
+        &mut self,
+        shard: ShardId,
+        key: &EntityKey,
+    ) -> Result<&Entity, Quarantined> {
+        self.hot(shard, key).map(|hot| &hot.entity)
+    }
+
+    /// Up to `limit` keys of a shard after `after`: hot ones and those on disk.
+    fn keys_after(
+        &self,
+        id: ShardId,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, Quarantined> {
+        let bytes = after.map(EntityKey::bytes).unwrap_or_default();
+        let mut start = entity_key(id, &bytes);
+        if after.is_some() {
+            start.push(0);
+        }
+        let end = [entity_key(id, &[]), vec![0xFF]].concat();
+        let disk = record::scan(&*self.backend, RecordKind::Entity, &start, &end, limit);
+        let disk = disk.map_err(|_| Quarantined)?;
+        let disk = disk.iter().filter_map(|(key, _)| EntityKey::from_bytes(key.get(7..)?));
+        let mut keys: Vec<EntityKey> = disk.collect();
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        if let Some(shard) = self.shards.get(&id) {
+            let hot = shard.hot.range::<EntityKey, _>((from, std::ops::Bound::Unbounded));
+            keys.extend(hot.take(limit).map(|(key, _)| key.clone()));
+        }
+        keys.sort();
+        keys.dedup();
+        keys.truncate(limit);
+        Ok(keys)
+    }
+
+    /// Merges a whole transfer, visible at once with the batch that this stages (R3).
+    pub fn switch(&mut self, id: ShardId, incoming: Incoming) -> Result<(), Quarantined> {
+        let before = self.vector(id);
+        let Some(rise) = incoming.chunks.first().map(|chunk| chunk.vector.clone()) else {
+            return Ok(());
+        };
+        let mut risen = before.clone();
+        risen.join(&rise);
+        let mut changed = Vec::new();
+        for chunk in incoming.chunks {
+            changed.extend(self.merge_chunk(id, chunk, &before, &risen)?);
+        }
+        let shard = self.shards.entry(id).or_default();
+        shard.vector = risen;
+        shard.catch_up();
+        self.show_merged(id, changed);
+        Ok(())
+    }
+
+    fn merge_chunk(
+        &mut self,
+        id: ShardId,
+        chunk: Chunk,
+        before: &VersionVector,
+        risen: &VersionVector,
+    ) -> Result<Vec<EntityKey>, Quarantined> {
+        let mut theirs: std::collections::BTreeMap<EntityKey, Entity> =
+            chunk.states.into_iter().map(State::into_entity).collect();
+        let mut after = chunk.after;
+        'pages: loop {
+            let page = self.keys_after(id, after.as_ref(), PAGE)?;
+            for key in &page {
+                if chunk.until.as_ref().is_some_and(|until| key > until) {
+                    break 'pages;
+                }
+                theirs.entry(key.clone()).or_default();
+            }
+            let Some(last) = page.last() else { break };
+            after = Some(last.clone());
+        }
+        let mut changed = Vec::new();
+        for (key, other) in theirs {
+            let vector = other.context(&chunk.vector).into_owned();
+            let merge = |entity: &mut Entity| {
+                entity.merge(before, &other, &chunk.vector);
+                entity.advance(before, &vector);
+                let caught_up = entity.ahead().is_some_and(|context| risen.contains(context));
+                if caught_up {
+                    entity.set_ahead(None);
+                }
+            };
+            let stamp = stamp_of(&other);
+            if self.alter(id, &key, merge)? {
+                changed.push(key);
+            }
+            let shard = self.shards.entry(id).or_default();
+            shard.stamp = shard.stamp.max(stamp);
+        }
+        Ok(changed)
+    }
+
+    /// Changes an entity outside the log; answers whether what it shows changed.
+    fn alter(
+        &mut self,
+        id: ShardId,
+        key: &EntityKey,
+        change: impl FnOnce(&mut Entity),
+    ) -> Result<bool, Quarantined> {
+        let hot = self.hot(id, key)?;
+        let (old, bytes, expiry) = (hot.entity.clone(), hot.bytes(), hot.entity.expires_at());
+        change(&mut hot.entity);
+        if hot.entity == old {
+            return Ok(false);
+        }
+        hot.mark(None);
+        let (sum, grown, until) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
+        let ahead = hot.entity.ahead().is_some();
+        self.hot_bytes = self.hot_bytes + grown - bytes;
+        self.watch_expiry(key, expiry, until);
+        let shard = self.shards.entry(id).or_default();
+        shard.account(key, old.sum(), sum);
+        shard.dirty.insert(key.clone());
+        if ahead {
+            shard.ahead.insert(key.clone());
+        } else {
+            shard.ahead.remove(key);
+        }
+        Ok(sum != old.sum())
+    }
+
+    /// Journals merged entities, and stages the checkpoint that makes the merge durable.
+    fn show_merged(&mut self, id: ShardId, keys: Vec<EntityKey>) {
+        let (position, entry) = self.log.append(&Entry::Merged { shard: id, keys: keys.clone() });
+        self.staged.batch.log.push((position, entry));
+        for key in keys {
+            if let Ok(image) = self.image(&key) {
+                self.staged.changes.push(Changed { position, key, image, origin: None });
+            }
+        }
+        self.checkpoint(id);
+    }
+
+    /// (key, sum) of up to `limit` present entities after `after`: to find what differs.
+    pub fn sums(
+        &self,
+        id: ShardId,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<(Vec<(EntityKey, u128)>, bool), Quarantined> {
+        let keys = self.keys_after(id, after, limit)?;
+        let more = keys.len() == limit;
+        let mut sums = Vec::with_capacity(keys.len());
+        for key in keys {
+            let hot = self.shards.get(&id).and_then(|shard| shard.hot.get(&key));
+            let sum = match hot {
+                Some(hot) => hot.entity.sum(),
+                None => {
+                    let at = entity_key(id, &key.bytes());
+                    let found = record::read(&*self.backend, &at, RecordKind::Entity);
+                    let body = found.map_err(|_| Quarantined)?;
+                    body.and_then(|(body, _)| summary(&body)).map_or(0, |(sum, _)| sum)
+                }
+            };
+            sums.push((key, sum));
+        }
+        Ok((sums, more))
+    }
+
+    /// Of `names`, those that a logged operation removed from the entity (R8). Reads the log.
+    pub fn removed_by_log(&self, key: &EntityKey, names: &[(Path, Dot)]) -> Vec<(Path, Dot)> {
+        let mut removed = Vec::new();
+        let mut from = 1;
+        while let Ok(page) = crate::log::read(&*self.backend, from, 64) {
+            let Some((last, _)) = page.last() else { break };
+            from = last + 1;
+            for (_, entry) in &page {
+                let Some(Entry::Operation { bytes, .. }) = Entry::decode(entry) else { continue };
+                let Ok(operation) = Operation::decode(&bytes) else { continue };
+                for part in operation.parts.iter().filter(|part| part.key == *key) {
+                    let named =
+                        names.iter().filter(|(path, dot)| part.effect.removes_dot(path, *dot));
+                    removed.extend(named.cloned());
+                }
+            }
+        }
+        removed
+    }
+
+    /// Repairs one entity from a peer's copy at an equal vector (R8); answers whether it changed.
+    pub fn repair(
+        &mut self,
+        id: ShardId,
+        key: &EntityKey,
+        other: &Entity,
+        removed: &[(Path, Dot)],
+    ) -> Result<bool, Quarantined> {
+        let changed = self.alter(id, key, |entity| entity.repair(other, removed))?;
+        if changed {
+            self.show_merged(id, vec![key.clone()]);
+        }
+        Ok(changed)
+    }
+
+    /// Replaces a damaged entity by a peer's copy at `vector`, with what this log holds beyond it.
+    ///
+    /// `Trimmed`: the peer lacks operations that this log no longer holds; ask again later.
+    pub fn replace(
+        &mut self,
+        id: ShardId,
+        key: &EntityKey,
+        mut entity: Entity,
+        vector: &VersionVector,
+    ) -> Result<(), Trimmed> {
+        let context = entity.context(vector).into_owned();
+        entity.set_ahead(Some(Arc::new(context.clone())));
+        for (origin, sequence) in self.vector(id).iter() {
+            let mut next = context.sequence(origin) + 1;
+            while next <= sequence {
+                let operations = self.operations(id, origin, next, 1 << 20)?;
+                for bytes in &operations {
+                    let operation = Operation::decode(bytes).map_err(|_| Trimmed)?;
+                    for part in operation.parts.iter().filter(|part| part.key == *key) {
+                        entity.apply(&operation, part);
+                    }
+                }
+                next += operations.len().max(1) as u64;
+            }
+        }
+        let own = self.vector(id);
+        entity.advance(&own, &context);
+        let shard = self.shards.entry(id).or_default();
+        if !shard.quarantined.contains(key) {
+            return Ok(());
+        }
+        self.recount(id);
+        self.shards.entry(id).or_default().quarantined.remove(key);
+        let mut hot = crate::shard::Hot::absent();
+        hot.head_parts = Some(DAMAGED_PARTS);
+        hot.entity = entity;
+        hot.mark(None);
+        let shard = self.shards.entry(id).or_default();
+        if hot.entity.ahead().is_some() {
+            shard.ahead.insert(key.clone());
+        }
+        self.hot_bytes += hot.bytes();
+        shard.account(key, 0, hot.entity.sum());
+        shard.hot.insert(key.clone(), hot);
+        shard.dirty.insert(key.clone());
+        self.show_merged(id, vec![key.clone()]);
+        tracing::info!(entity = %key, "repaired from a peer");
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// Sums a shard's digest anew, without what is damaged: its recorded sum is not known.
+    fn recount(&mut self, id: ShardId) {
+        let (mut live, mut recorded) = (Vec::new(), Vec::new());
+        let mut after = None;
+        while let Ok(page) = self.keys_after(id, after.as_ref(), PAGE) {
+            let Some(last) = page.last() else { break };
+            after = Some(last.clone());
+            for key in page {
+                let hot = self.shards.get(&id).and_then(|shard| shard.hot.get(&key));
+                let on_disk = hot.map_or_else(|| self.sum_on_disk(id, &key), |h| h.recorded_sum);
+                recorded.push((key.clone(), on_disk));
+                live.push((key, hot.map_or(on_disk, |hot| hot.entity.sum())));
+            }
+        }
+        let shard = self.shards.entry(id).or_default();
+        (shard.digest, shard.present, shard.recorded) = (0, 0, (0, 0));
+        live.iter().for_each(|(key, sum)| shard.account(key, 0, *sum));
+        recorded.iter().for_each(|(key, sum)| shard.account_record(key, 0, *sum));
+    }
+
+    /// The sum in an entity's head record; 0 if it is absent or damaged.
+    fn sum_on_disk(&self, id: ShardId, key: &EntityKey) -> u128 {
+        let at = entity_key(id, &key.bytes());
+        let damaged = self.shards.get(&id).is_some_and(|shard| shard.quarantined.contains(key));
+        let found = record::read(&*self.backend, &at, RecordKind::Entity).ok().flatten();
+        let sum = found.and_then(|(body, _)| summary(&body)).map_or(0, |(sum, _)| sum);
+        if damaged { 0 } else { sum }
+    }
+}
+
+/// The highest stamp in an entity's values: the clock must pass it.
+fn stamp_of(entity: &Entity) -> crate::dot::Hlc {
+    entity.stamps().max().unwrap_or_default()
+}
