@@ -25,8 +25,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A node's id: the hash of its public key.
-pub type NodeId = [u8; 32];
+/// A node's id: from the hash of its public key.
+pub type NodeId = [u8; 16];
 
 /// A node that may hold replicas.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -254,7 +254,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn node(seed: u64, region: &str, zone: usize) -> Node {
-        let id = *blake3::hash(&seed.to_be_bytes()).as_bytes();
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(&seed.to_be_bytes()).as_bytes()[..16]);
         Node { id, region: region.into(), zone: format!("zone-{zone}") }
     }
 
