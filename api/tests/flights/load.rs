@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use jepsen::http::{Client, Response};
 use jepsen::wait;
 use serde_json::{Value, json};
@@ -78,6 +78,7 @@ impl Flight {
 pub(crate) struct Progress {
     sent: AtomicUsize,
     allowed: AtomicUsize,
+    given_up: AtomicBool,
 }
 
 impl Progress {
@@ -86,18 +87,35 @@ impl Progress {
         self.allowed.store(place, Ordering::SeqCst);
     }
 
+    /// Lets everyone who waits fail at once.
+    pub(crate) fn give_up_if(&self, hopeless: bool) {
+        self.given_up.fetch_or(hopeless, Ordering::SeqCst);
+    }
+
     /// Waits until this many flights were sent and answered.
     pub(crate) fn wait(&self, count: usize) -> Result<()> {
-        let reached = || (self.sent.load(Ordering::SeqCst) >= count).then_some(());
-        wait::until(PATIENCE, reached)
-            .with_context(|| format!("{:?} while waiting for {count}", self.sent))
+        self.until(|| self.sent.load(Ordering::SeqCst) >= count)
+            .with_context(|| format!("{:?} flights sent while waiting for {count}", self.sent))
     }
 
     fn wait_allowed(&self, place: usize) -> Result<()> {
-        let allowed = || (place < self.allowed.load(Ordering::SeqCst)).then_some(());
-        wait::until(PATIENCE, allowed).with_context(|| format!("flight {place} was held back"))
+        self.until(|| place < self.allowed.load(Ordering::SeqCst))
+            .with_context(|| format!("flight {place} was held back"))
+    }
+
+    fn until(&self, reached: impl Fn() -> bool) -> Result<()> {
+        let given_up = || self.given_up.load(Ordering::SeqCst);
+        let over = wait::until(PATIENCE, || (reached() || given_up()).then_some(()));
+        ensure!(over.is_some(), "no progress");
+        ensure!(!given_up(), GivenUp);
+        Ok(())
     }
 }
+
+/// Something else failed, and says why.
+#[derive(Debug, thiserror::Error)]
+#[error("given up, because something else failed")]
+struct GivenUp;
 
 /// A running sender; it gives the number of attempts that failed.
 pub(crate) type Sender<'scope> = ScopedJoinHandle<'scope, Result<usize>>;
@@ -115,25 +133,33 @@ pub(crate) fn start<'scope, 'env>(
         let mut clients: Vec<Client> =
             addresses.iter().map(|address| Client::new(*address, ATTEMPT)).collect();
         scope.spawn(move || {
-            let mut failed = 0;
-            for place in (number..flights.len()).step_by(count) {
+            let places = (number..flights.len()).step_by(count);
+            let sent = places.map(|place| {
                 progress.wait_allowed(place)?;
-                failed += send_flight(&mut clients, place, &flights[place])?;
+                let failed = send_flight(&mut clients, place, &flights[place])?;
                 progress.sent.fetch_add(1, Ordering::SeqCst);
-            }
-            Ok(failed)
+                Ok(failed)
+            });
+            let failed = sent.sum::<Result<usize>>();
+            progress.give_up_if(failed.is_err());
+            failed
         })
     };
     (0..count).map(sender).collect()
 }
 
-/// Waits for the senders; the number of attempts that failed.
+/// Waits for the senders; the number of attempts that failed, or what failed first of all.
 pub(crate) fn finish(senders: Vec<Sender<'_>>) -> Result<usize> {
     let result = |sender: Sender<'_>| match sender.join() {
         Ok(result) => result,
         Err(_) => bail!("a sender panicked"),
     };
-    senders.into_iter().map(result).sum()
+    let results: Vec<Result<usize>> = senders.into_iter().map(result).collect();
+    let told = |result: &Result<usize>| result.as_ref().is_err_and(|e| !e.is::<GivenUp>());
+    match results.iter().position(told) {
+        Some(place) => results.into_iter().nth(place).unwrap_or(Ok(0)),
+        None => results.into_iter().sum(),
+    }
 }
 
 fn send_flight(clients: &mut [Client], place: usize, flight: &Flight) -> Result<usize> {

@@ -28,11 +28,14 @@ fn three_regions_agree_on_every_flight() -> Result<()> {
     let mut demo = Demo::start()?;
     let progress = Progress::default();
     progress.allow(flights.len() / 2);
+    let addresses = demo.addresses()?;
     let retries = std::thread::scope(|scope| {
-        let addresses = demo.addresses();
-        let senders = load::start(scope, &flights, &progress, addresses?);
-        make_faults(&mut demo, &progress, flights.len())?;
-        load::finish(senders)
+        let senders = load::start(scope, &flights, &progress, addresses);
+        let faults = make_faults(&mut demo, &progress, flights.len());
+        progress.give_up_if(faults.is_err());
+        // What a sender met comes first: it explains why the faults were not made.
+        let retries = load::finish(senders)?;
+        faults.map(|()| retries)
     })?;
     ensure!(retries > 0, "the faults met no request");
     await_equal_digests(&demo)?;
