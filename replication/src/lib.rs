@@ -1,1 +1,6 @@
-//! Placeholder of the first build.
+//! How copies of Atoll entities converge, over QUIC.
+//!
+//! `core` decides, `transport` carries, `driver` turns the one around the other.
+
+pub mod core;
+pub mod transport;

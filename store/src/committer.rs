@@ -32,8 +32,9 @@ use crate::record::{BODY_MAX, Damage, Damaged, RecordKind, encode};
 
 /// Batches that may wait for the committer; at the limit, `submit` blocks its caller.
 pub const QUEUE: usize = 4096;
-/// Bytes at which a group is closed, so that one flush stays in the order of 10 ms.
-pub const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes at which a group is closed: one flush stays in the order of 10 ms, and a group below the
+/// size of a segment of the engine's log.
+pub const GROUP_BYTES: usize = 1024 * 1024;
 
 const LENGTH: usize = 4;
 

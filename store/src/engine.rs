@@ -24,7 +24,7 @@ use crate::entity::{Draft, Entity, Image, Limits, touched};
 use crate::log::{Entry, Log, Trimmed};
 use crate::name::EntityKey;
 use crate::operation::{Effect, Operation};
-use crate::record::RecordError;
+use crate::record::{self, RecordError, RecordKind};
 use crate::shard::{Hot, Shard, ShardId};
 
 /// How a store is kept.
@@ -130,6 +130,7 @@ pub struct Engine {
     pub(crate) expiries: BTreeSet<(Millis, EntityKey)>,
     pub(crate) starts: Vec<(Origin, u64)>,
     pub(crate) trim_at: u64,
+    pub(crate) facts: Vec<Bytes>,
 }
 
 impl Engine {
@@ -141,6 +142,33 @@ impl Engine {
     /// What this copy has seen of a shard.
     pub fn vector(&self, shard: ShardId) -> VersionVector {
         self.shards.get(&shard).map(|shard| shard.vector.clone()).unwrap_or_default()
+    }
+
+    /// What this copy has seen of one origin in a shard.
+    pub fn sequence(&self, shard: ShardId, origin: Origin) -> u64 {
+        self.shards.get(&shard).map_or(0, |shard| shard.vector.sequence(origin))
+    }
+
+    /// Hash slots of a placement.
+    pub fn slots(&self) -> u16 {
+        self.options.slots
+    }
+
+    /// The bodies of stored facts.
+    pub fn facts(&self) -> &[Bytes] {
+        &self.facts
+    }
+
+    /// Stages a fact about an origin.
+    pub fn put_fact(&mut self, origin: Origin, body: &[u8]) {
+        let key = [&b"o"[..], &origin.0.to_be_bytes()].concat();
+        record::encode(RecordKind::Fact, &key, body, &mut self.staged.batch.writes, 0);
+    }
+
+    /// The images of everything hot: what readers need after a start.
+    pub fn images(&self) -> impl Iterator<Item = (EntityKey, Arc<Image>)> + '_ {
+        let hot = self.shards.values().flat_map(|shard| &shard.hot);
+        hot.map(|(key, hot)| (key.clone(), Arc::new(Image::new(hot.entity.clone()))))
     }
 
     /// Every shard of which something was seen.
@@ -264,11 +292,20 @@ impl Engine {
     }
 
     /// Applies an operation that is `Ready`; `bytes` are its author's.
-    pub fn apply(&mut self, id: ShardId, operation: &Operation, bytes: Bytes) {
+    ///
+    /// Answers the image of its last part; none if that entity is damaged here.
+    pub fn apply(
+        &mut self,
+        id: ShardId,
+        operation: &Operation,
+        bytes: Bytes,
+    ) -> Option<Arc<Image>> {
+        let shown = self.staged.changes.len();
         let (position, entry) = self.log.append(&Entry::Operation { shard: id, bytes });
         self.staged.batch.log.push((position, entry));
         self.log.index(id, operation.dot, operation.stamp, position);
         self.replay(id, operation, position, true);
+        self.staged.changes[shown..].last().map(|changed| changed.image.clone())
     }
 
     /// Applies an operation that the log holds at `position`; shows it if asked.

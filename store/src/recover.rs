@@ -25,6 +25,8 @@ const DIRECTORY_KEY: &[u8] = b"m";
 
 /// Starts remembered: a cursor of an older one is foreign.
 const STARTS_KEPT: usize = 64;
+/// Facts about origins read at a start.
+const FACTS_KEPT: usize = 100_000;
 
 /// What concerns the whole directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +62,11 @@ impl Engine {
             expiries: BTreeSet::new(),
             starts: directory.starts,
             trim_at: 0,
+            facts: Vec::new(),
         };
         engine.expiries =
             checkpoint::indexed(&*engine.backend).map_err(index_error)?.into_iter().collect();
+        engine.facts = read_facts(&*engine.backend)?;
         engine.replay_log()?;
         engine.starts.push((origin, engine.log.next()));
         let excess = engine.starts.len().saturating_sub(STARTS_KEPT);
@@ -119,6 +123,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// A damaged fact is told again by the peers.
+fn read_facts(backend: &dyn Backend) -> Result<Vec<bytes::Bytes>, StoreError> {
+    let facts = record::scan(backend, RecordKind::Fact, b"o", b"p", FACTS_KEPT)?;
+    Ok(facts.into_iter().filter_map(|(_, body)| body.ok()).collect())
 }
 
 fn index_error(error: LoadError) -> StoreError {

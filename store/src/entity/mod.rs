@@ -95,6 +95,16 @@ impl Entity {
         self.at(&Path { field: None, leaf: Leaf::Expiry }).filter_map(until).max()
     }
 
+    /// Who set the expiry that holds.
+    pub fn expiry_origin(&self) -> Option<Origin> {
+        let expiries = self.at(&Path { field: None, leaf: Leaf::Expiry });
+        let until = |((_, dot), payload): (&(Path, Dot), &Payload)| match payload {
+            Payload::Until(at) => Some((*at, dot.origin)),
+            _ => None,
+        };
+        expiries.filter_map(until).max().map(|(_, origin)| origin)
+    }
+
     /// The live payloads of one path, by dot.
     pub(crate) fn at<'a>(
         &'a self,

@@ -98,6 +98,38 @@ fn free_space_is_that_of_the_disk() {
     assert!(open(dir.path()).free_space().unwrap().unwrap() > 0);
 }
 
+/// Rot of the data file is refused at opening or at reading, or cuts off the newest batches.
+fn check_rot(source: &Path, at: prop::sample::Index, bit: u32) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("blobs")).unwrap();
+    for entry in source.read_dir().unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let data = dir.path().join("db");
+    let mut bytes = std::fs::read(&data).unwrap();
+    let at = at.index(ROTTEN);
+    bytes[at] ^= 1 << bit;
+    std::fs::write(&data, bytes).unwrap();
+    let Ok(sled) = Sled::open(dir.path(), CACHE) else { return };
+    let Ok(pairs) = sled.scan(b"", &[0xFF; 9], usize::MAX) else { return };
+    let written = (0..BATCHES).flat_map(batch_of).map(|(key, value)| (key, value.unwrap()));
+    let found = pairs.iter().map(|(key, value)| (key.to_vec(), value.to_vec()));
+    assert!(found.eq(written.take(pairs.len())));
+    assert_eq!(pairs.len() % PAIRS, 0);
+}
+
+const BATCHES: u16 = 60;
+const PAIRS: usize = 8;
+/// Bytes of the data file that the batches take, about.
+const ROTTEN: usize = 100_000;
+
+fn batch_of(number: u16) -> Vec<Write> {
+    let pair = |n: u8| ([&number.to_be_bytes()[..], &[n]].concat(), Some(vec![n; 100]));
+    (0..PAIRS as u8).map(pair).collect()
+}
+
 fn batch() -> impl Strategy<Value = Vec<Write>> {
     let key = prop::collection::vec(prop::sample::select(vec![0_u8, 1, 0xFF]), 1..5);
     let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..50));
@@ -112,6 +144,24 @@ fn check_same(sled: &Sled, memory: &Memory, from: &[u8], until: &[u8], limit: us
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn rot_never_reads_as_something_else(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 4),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = open(dir.path());
+        for number in 0..BATCHES {
+            sled.commit(&batch_of(number)).unwrap();
+            if number % 10 == 9 {
+                sled.flush().unwrap();
+            }
+        }
+        drop(sled);
+        for (at, bit) in flips {
+            check_rot(dir.path(), at, bit);
+        }
+    }
 
     /// sled answers as the model does, before and after reopening.
     #[test]

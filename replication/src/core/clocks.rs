@@ -1,0 +1,58 @@
+//! Clocks: how far this node's runs from its peers', and what each origin has closed.
+//!
+//! Invariants:
+//! 1. (R5) A clock more than 500 ms ahead of the peers' median refuses to stamp; a peer's
+//!    operation is never refused.
+//! 2. A clock of an origin is closed here once every operation that it had stamped by then is.
+
+use atoll_store::command::Refusal;
+use atoll_store::dot::{Hlc, Millis, Origin};
+
+use super::Core;
+use super::peer::Peer;
+use crate::transport::NodeId;
+
+/// How far ahead of its peers a clock may run. Default 500 ms: well above what NTP leaves.
+const SKEW_MS: i64 = 500;
+
+impl Peer {
+    /// Notes a clock value that the peer closes with the vectors that it has told.
+    pub(super) fn closes(&mut self, clock: Hlc, origin: Origin) {
+        if self.closed.is_none() {
+            let sequences = self.vectors.iter().map(|(id, vector)| (*id, vector.sequence(origin)));
+            self.closed = Some((clock, sequences.filter(|(_, seq)| *seq > 0).collect()));
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn pong(&mut self, now: Millis, peer: NodeId, sent: Millis, clock: Millis) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let round_trip = now.saturating_sub(sent);
+        let estimate = clock.saturating_add(round_trip / 2);
+        known.rtt_ms = Some(round_trip);
+        known.ahead_ms = Some(now as i64 - estimate as i64);
+    }
+
+    pub(super) fn clock_skew(&self) -> Option<Refusal> {
+        let peers = self.peers.values().filter(|peer| peer.connected);
+        let mut ahead: Vec<i64> = peers.filter_map(|peer| peer.ahead_ms).collect();
+        ahead.sort_unstable();
+        let median = *ahead.get(ahead.len().saturating_sub(1) / 2)?;
+        (median > SKEW_MS).then_some(Refusal::ClockSkew { ahead_ms: median.unsigned_abs() })
+    }
+
+    /// Closes the clocks whose operations have all come.
+    pub(super) fn close_clocks(&mut self) {
+        let engine = &self.engine;
+        for peer in self.peers.values_mut() {
+            let Some(origin) = peer.hello.as_ref().map(|hello| hello.origin) else { continue };
+            let Some((clock, sequences)) = &peer.closed else { continue };
+            if sequences.iter().all(|(shard, seq)| engine.sequence(*shard, origin) >= *seq) {
+                let closed = self.closed.entry(origin).or_default();
+                *closed = (*closed).max(*clock);
+                peer.closed = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What replicas say to each other: closed, bounded, encoded with postcard.
+//!
+//! Invariant: garbage decodes to an error, never to a panic; every message fits one frame.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
+use atoll_store::name::EntityKey;
+use atoll_store::operation::Path;
+use atoll_store::shard::ShardId;
+use atoll_store::transfer::{Chunk, State};
+
+use crate::transport::{Class, NodeId};
+
+/// Operations in one message are split above this many bytes.
+pub const OPERATIONS_BYTES: usize = 256 << 10;
+
+/// Who an origin is: a start of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// The origin.
+    pub origin: Origin,
+    /// The node that drew it.
+    pub node: NodeId,
+    /// The node's region.
+    pub region: String,
+}
+
+/// The first word on a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The sender's name, for people.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Its zone.
+    pub zone: String,
+    /// Where it receives.
+    pub address: String,
+    /// The version of its program.
+    pub version: String,
+    /// The origin of its current start.
+    pub origin: Origin,
+    /// Hash slots of a placement: all nodes must agree.
+    pub slots: u16,
+    /// Every origin that it knows.
+    pub facts: Vec<Fact>,
+}
+
+/// A shard as its sender has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardState {
+    /// Which.
+    pub shard: ShardId,
+    /// What was seen.
+    pub vector: VersionVector,
+    /// The content at that vector; none while nothing compares to it.
+    pub digest: Option<u128>,
+}
+
+/// One operation's place: where to go on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// The shard.
+    pub shard: ShardId,
+    /// The first operation wanted, and all after it.
+    pub from: Dot,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Who I am.
+    Hello(Box<Hello>),
+    /// Operations, in the order of each origin.
+    Operations {
+        /// Pass them on inside the region.
+        relay: bool,
+        /// They answer a request.
+        answer: bool,
+        /// Encoded operations by shard.
+        batches: Vec<(ShardId, Vec<Bytes>)>,
+    },
+    /// These are durable here.
+    Acknowledge(Vec<(ShardId, Vec<(Origin, u64)>)>),
+    /// What changed here since the last such word.
+    Vectors {
+        /// The first on this connection: it names every shard.
+        first: bool,
+        /// Everything that the sender stamped up to here is covered by its vectors.
+        closed: Hlc,
+        /// Shards that changed.
+        shards: Vec<ShardState>,
+    },
+    /// Send these.
+    Request(Vec<Want>),
+    /// A request met a trimmed log: ask for the state of this shard.
+    Trimmed(ShardId),
+    /// Send the next chunk of a shard's state; the first, if `restart`.
+    StateRequest {
+        /// The shard.
+        shard: ShardId,
+        /// From its first key.
+        restart: bool,
+    },
+    /// A chunk of a shard's state.
+    StateChunk {
+        /// The shard.
+        shard: ShardId,
+        /// The chunk.
+        chunk: Box<Chunk>,
+    },
+    /// What is your clock?
+    Ping {
+        /// The sender's clock.
+        sent: Millis,
+    },
+    /// My clock, in answer.
+    Pong {
+        /// As in the ping.
+        sent: Millis,
+        /// The sender's clock.
+        clock: Millis,
+    },
+    /// Equal vectors, unequal digests: the sums of a range of entities, to find what differs.
+    Sums {
+        /// The shard.
+        shard: ShardId,
+        /// At this vector.
+        vector: VersionVector,
+        /// The range starts after it.
+        after: Option<EntityKey>,
+        /// Entities and their sums, all there are in the range.
+        sums: Vec<(EntityKey, u128)>,
+        /// The range does not end with the shard.
+        more: bool,
+    },
+    /// One entity at an equal vector, with removes that the sender's log names.
+    Repair {
+        /// The shard.
+        shard: ShardId,
+        /// At this vector.
+        vector: VersionVector,
+        /// The whole entity.
+        state: State,
+        /// Payloads that a logged operation removed.
+        removed: Vec<(Path, Dot)>,
+    },
+    /// Mine is damaged: send yours.
+    EntityRequest {
+        /// The shard.
+        shard: ShardId,
+        /// The entity.
+        key: EntityKey,
+    },
+    /// One entity.
+    EntityReply {
+        /// The shard.
+        shard: ShardId,
+        /// The vector of the read.
+        vector: VersionVector,
+        /// The whole entity.
+        state: State,
+    },
+}
+
+/// A frame that is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a message")]
+pub struct Malformed;
+
+impl Message {
+    /// The frame.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).expect("a message encodes to memory").into()
+    }
+
+    /// Reads a frame.
+    pub fn decode(frame: &[u8]) -> Result<Message, Malformed> {
+        match postcard::take_from_bytes(frame) {
+            Ok((message, [])) => Ok(message),
+            _ => Err(Malformed),
+        }
+    }
+
+    /// The stream that it travels on.
+    pub fn class(&self) -> Class {
+        match self {
+            Message::Operations { answer: false, .. } | Message::Acknowledge(_) => {
+                Class::Operations
+            }
+            Message::Operations { .. }
+            | Message::StateChunk { .. }
+            | Message::Sums { .. }
+            | Message::Repair { .. }
+            | Message::EntityReply { .. } => Class::Bulk,
+            _ => Class::Control,
+        }
+    }
+}

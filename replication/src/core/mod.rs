@@ -1,0 +1,287 @@
+//! The replication core of one node: a pure state machine around the store.
+//!
+//! It takes events and gives effects; its driver owns sockets, disk and clock. Effects leave in
+//! the order of their fields: commit, then show, send and reply (R1).
+//!
+//! Invariants:
+//! 1. An operation is shipped, acknowledged and answered only in effects whose commit, or an
+//!    earlier one, holds it.
+//! 2. Broadcast is an optimisation; comparing vectors is the correctness: whatever is lost,
+//!    dropped or late, some later `Vectors` tells of it and it is asked for.
+//! 3. Everything kept for a peer is bounded; what overflows is dropped and asked for again.
+//!
+//! Left out: membership (every configured peer is a replica of every shard), quorums.
+
+mod clocks;
+pub mod message;
+mod peer;
+mod repair;
+mod status;
+mod sync;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use atoll_store::command::{Change, Refusal};
+use atoll_store::dot::{Dot, Hlc, Millis, Origin};
+use atoll_store::engine::{Engine, Quarantined, Staged};
+use atoll_store::entity::Image;
+use atoll_store::name::EntityKey;
+use atoll_store::operation::Operation;
+use atoll_store::shard::ShardId;
+use atoll_store::transfer::Incoming;
+
+use crate::transport::{Class, NodeId};
+use message::{Fact, Message};
+use peer::Peer;
+pub use status::{Lag, PeerStatus, ShardStatus, Status};
+
+/// Between comparisons of vectors with each peer. Default 500 ms: a lost message is asked for
+/// after at most two of them.
+const TICK_MS: Millis = 500;
+/// Between measurements of the peers' clocks.
+const PING_MS: Millis = 5_000;
+/// How long a start waits for peers to give back what they hold of earlier starts.
+const RECALL_MS: Millis = 2_000;
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its id: the hash of its key.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Its zone.
+    pub zone: String,
+    /// Where peers reach it.
+    pub address: String,
+    /// The version of the program.
+    pub version: String,
+    /// Drawn for this start.
+    pub origin: Origin,
+    /// Peers named by the configuration: a start waits for them, but not long.
+    pub seeds: usize,
+}
+
+/// Names a request until it is answered; the driver's choice.
+pub type Ticket = u64;
+
+/// What a core is told.
+#[derive(Debug)]
+pub enum Event {
+    /// Changes by a client, one group commit.
+    Write(Ticket, Vec<Change>),
+    /// A read of an entity that is not hot.
+    Load(Ticket, EntityKey),
+    /// What are the digests?
+    Digests(Ticket),
+    /// A peer is connected.
+    Connected(NodeId),
+    /// A peer is gone.
+    Disconnected(NodeId),
+    /// A peer's frame.
+    Received(NodeId, Bytes),
+    /// Bytes free on the disk and kept in reserve: below it, writes are refused.
+    Space {
+        /// Free.
+        free: u64,
+        /// Reserve.
+        reserve: u64,
+    },
+    /// Time passed: see [`Core::deadline`].
+    Tick,
+    /// The node stops: write checkpoints.
+    Stop,
+}
+
+/// The answer to a change.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The entity after it.
+    pub image: Arc<Image>,
+    /// Whether the entity was there before.
+    pub existed: bool,
+    /// It had been applied before, by an earlier try.
+    pub replayed: bool,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub enum Reply {
+    /// To [`Event::Write`], in the order of its changes.
+    Written(Vec<Result<Written, Refusal>>),
+    /// To [`Event::Load`].
+    Loaded(Result<Arc<Image>, Quarantined>),
+    /// To [`Event::Digests`].
+    Digests(Vec<ShardStatus>),
+}
+
+/// What to do, in this order.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Commit this durably; then show it.
+    pub staged: Staged,
+    /// Images of entities that were read from disk, for readers.
+    pub loaded: Vec<(EntityKey, Arc<Image>)>,
+    /// Then send these.
+    pub sends: Vec<(NodeId, Class, Bytes)>,
+    /// Then answer these.
+    pub replies: Vec<(Ticket, Reply)>,
+    /// Close these connections: the peer broke the protocol.
+    pub rejects: Vec<(NodeId, &'static str)>,
+    /// The node's view of the cluster, when it changed.
+    pub status: Option<Status>,
+}
+
+/// The replication core of one node.
+pub struct Core {
+    me: Identity,
+    engine: Engine,
+    hlc: Hlc,
+    peers: BTreeMap<NodeId, Peer>,
+    facts: BTreeMap<Origin, Fact>,
+    /// Operations behind a gap, bounded.
+    waiting: BTreeMap<ShardId, BTreeMap<Dot, (Operation, Bytes)>>,
+    waiting_bytes: usize,
+    incoming: BTreeMap<ShardId, (NodeId, Incoming)>,
+    closed: BTreeMap<Origin, Hlc>,
+    /// Applied in this step, to acknowledge: by the peer that sent it.
+    seen: BTreeMap<NodeId, BTreeMap<ShardId, BTreeSet<Origin>>>,
+    /// Stamped or to be passed on in this step.
+    push: BTreeMap<ShardId, Vec<Bytes>>,
+    pass_on: BTreeMap<ShardId, Vec<Bytes>>,
+    out: Effects,
+    space: Option<(u64, u64)>,
+    started: Millis,
+    next_tick: Millis,
+    next_ping: Millis,
+    ready: bool,
+    writes: u64,
+    diverged: u64,
+    changed: bool,
+}
+
+impl Core {
+    /// A core around a store that was just opened for `me.origin`.
+    pub fn new(me: Identity, mut engine: Engine, now: Millis) -> Core {
+        let own = Fact { origin: me.origin, node: me.node, region: me.region.clone() };
+        let mut facts: BTreeMap<Origin, Fact> = engine
+            .facts()
+            .iter()
+            .filter_map(|body| postcard::from_bytes::<Fact>(body).ok())
+            .map(|fact| (fact.origin, fact))
+            .collect();
+        engine.put_fact(me.origin, &postcard::to_stdvec(&own).expect("a fact encodes"));
+        facts.insert(me.origin, own);
+        let hlc = engine.stamp();
+        let closed = engine.clocks().0.clone();
+        Core {
+            hlc,
+            facts,
+            peers: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            incoming: BTreeMap::new(),
+            closed,
+            seen: BTreeMap::new(),
+            push: BTreeMap::new(),
+            pass_on: BTreeMap::new(),
+            out: Effects::default(),
+            space: None,
+            started: now,
+            next_tick: now,
+            next_ping: now,
+            ready: me.seeds == 0,
+            writes: 0,
+            diverged: 0,
+            changed: true,
+            me,
+            engine,
+        }
+    }
+
+    /// The store, for reading.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn deadline(&self) -> Millis {
+        let expiry = self.engine.next_expiry().unwrap_or(Millis::MAX);
+        // An expired entity that another node is to remove first is looked at again by the tick.
+        if expiry > self.next_tick.saturating_sub(TICK_MS) {
+            self.next_tick.min(expiry)
+        } else {
+            self.next_tick
+        }
+    }
+
+    /// One step: events in, effects out. Several events share one commit.
+    pub fn step(&mut self, now: Millis, events: impl IntoIterator<Item = Event>) -> Effects {
+        for event in events {
+            self.handle(now, event);
+        }
+        self.sweep(now);
+        if now >= self.next_tick {
+            self.tick(now);
+        }
+        self.send_operations();
+        self.acknowledge();
+        self.maintain();
+        let mut effects = std::mem::take(&mut self.out);
+        effects.staged = self.engine.take();
+        if std::mem::take(&mut self.changed) {
+            effects.status = Some(self.status(now));
+        }
+        effects
+    }
+
+    fn handle(&mut self, now: Millis, event: Event) {
+        match event {
+            Event::Write(ticket, changes) => self.write(now, ticket, changes),
+            Event::Load(ticket, key) => self.load(ticket, key),
+            Event::Digests(ticket) => {
+                let digests = self.shard_statuses();
+                self.out.replies.push((ticket, Reply::Digests(digests)));
+            }
+            Event::Connected(peer) => self.connected(now, peer),
+            Event::Disconnected(peer) => self.disconnected(peer),
+            Event::Received(peer, frame) => match Message::decode(&frame) {
+                Ok(message) => self.received(now, peer, message),
+                Err(_) => self.out.rejects.push((peer, "malformed message")),
+            },
+            Event::Space { free, reserve } => self.space = Some((free, reserve)),
+            Event::Tick => {}
+            Event::Stop => self.engine.checkpoint_all(),
+        }
+    }
+
+    fn load(&mut self, ticket: Ticket, key: EntityKey) {
+        let image = self.engine.image(&key);
+        if let Ok(image) = &image {
+            self.out.loaded.push((key, image.clone()));
+        }
+        self.out.replies.push((ticket, Reply::Loaded(image)));
+    }
+
+    fn send(&mut self, peer: NodeId, message: &Message) {
+        self.out.sends.push((peer, message.class(), message.encode()));
+    }
+
+    /// The log is trimmed where every known replica has an operation.
+    fn maintain(&mut self) {
+        let peers = &self.peers;
+        self.engine.maintain(|shard, dot| peers.values().all(|peer| peer.has(shard, dot)));
+    }
+
+    /// Whether the disk is below its reserve.
+    fn disk_full(&self) -> Option<Refusal> {
+        let (free, reserve) = self.space?;
+        (free < reserve).then_some(Refusal::DiskFull { free, reserve })
+    }
+}

@@ -1,0 +1,57 @@
+//! What a node knows of a peer.
+
+use std::collections::BTreeMap;
+
+use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
+use atoll_store::shard::ShardId;
+use atoll_store::transfer::Outgoing;
+
+use super::message::Hello;
+
+/// A peer: connected, or known from before.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    pub(super) connected: bool,
+    pub(super) hello: Option<Hello>,
+    /// What it is known to have, durable.
+    pub(super) vectors: BTreeMap<ShardId, VersionVector>,
+    /// What it was told that this node has.
+    pub(super) told: BTreeMap<ShardId, (VersionVector, Option<u128>)>,
+    /// Its first vectors on this connection came.
+    pub(super) compared: bool,
+    /// What it had and this node lacked at the last tick: asked for if it still does.
+    pub(super) gaps: BTreeMap<(ShardId, Origin), u64>,
+    /// Ranges asked for, and until when the answer is awaited.
+    pub(super) asked: BTreeMap<(ShardId, Origin), Millis>,
+    pub(super) closed: Option<(Hlc, Vec<(ShardId, u64)>)>,
+    /// The last word from it, and how far this node's clock is ahead of its.
+    pub(super) heard: Millis,
+    pub(super) ahead_ms: Option<i64>,
+    pub(super) rtt_ms: Option<u64>,
+    pub(super) outgoing: BTreeMap<ShardId, Outgoing>,
+    /// Shards under repair, at the vector where the difference was seen.
+    pub(super) repairing: BTreeMap<ShardId, Millis>,
+}
+
+impl Peer {
+    /// Whether it is known to have an operation.
+    pub(super) fn has(&self, shard: ShardId, dot: Dot) -> bool {
+        self.vectors.get(&shard).is_some_and(|vector| vector.covers(dot))
+    }
+
+    /// Forgets what holds for one connection only.
+    pub(super) fn reset(&mut self) {
+        self.told.clear();
+        self.gaps.clear();
+        self.asked.clear();
+        self.outgoing.clear();
+        self.repairing.clear();
+        self.compared = false;
+        self.closed = None;
+        self.ahead_ms = None;
+    }
+
+    pub(super) fn region(&self) -> &str {
+        self.hello.as_ref().map_or("", |hello| &hello.region)
+    }
+}

@@ -1,0 +1,168 @@
+//! What a node tells of itself and its peers.
+
+use std::collections::BTreeMap;
+
+use atoll_store::dot::{Hlc, Millis, Origin, VersionVector};
+use atoll_store::shard::ShardId;
+
+use super::{Core, Identity};
+use crate::transport::NodeId;
+
+/// How far this node is behind the writers of a region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Milliseconds since the newest word from there that is wholly applied.
+    pub ms: u64,
+    /// Operations known to exist there and not yet here.
+    pub operations: u64,
+}
+
+/// A peer, as this node sees it.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its address.
+    pub address: String,
+    /// The version of its program.
+    pub version: String,
+    /// The origin of its start.
+    pub origin: Origin,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Round trip in milliseconds.
+    pub rtt_ms: Option<u64>,
+}
+
+/// A shard's copy.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// Which.
+    pub shard: ShardId,
+    /// Its content; none while nothing compares to it.
+    pub digest: Option<u128>,
+    /// Entities present.
+    pub entities: u64,
+    /// What was seen.
+    pub vector: VersionVector,
+}
+
+/// A node's view of the cluster.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// This node.
+    pub me: Identity,
+    /// Its peers.
+    pub peers: Vec<PeerStatus>,
+    /// Lag by region of origin, other regions only.
+    pub lag: BTreeMap<String, Lag>,
+    /// Client writes accepted since the start.
+    pub writes: u64,
+    /// Why it is not ready, if it is not.
+    pub not_ready: Vec<String>,
+    /// Regions by origin.
+    pub regions: BTreeMap<Origin, String>,
+    /// Closed clocks by origin.
+    pub closed: BTreeMap<Origin, Hlc>,
+    /// Damaged entities.
+    pub quarantined: usize,
+    /// Divergences seen since the start: should be 0.
+    pub diverged: u64,
+    /// Operations behind a gap.
+    pub waiting: usize,
+    /// Entities present.
+    pub entities: u64,
+    /// The position after the last change.
+    pub journal_end: u64,
+}
+
+impl Core {
+    pub(super) fn status(&self, now: Millis) -> Status {
+        let mut closed = self.closed.clone();
+        closed.insert(self.me.origin, self.hlc);
+        let shards = self.engine.shards();
+        Status {
+            me: self.me.clone(),
+            peers: self.peer_statuses(),
+            lag: self.lag(now),
+            writes: self.writes,
+            not_ready: self.not_ready(),
+            regions: self.facts.iter().map(|(o, fact)| (*o, fact.region.clone())).collect(),
+            closed,
+            quarantined: self.engine.quarantined().len(),
+            diverged: self.diverged,
+            waiting: self.waiting.values().map(BTreeMap::len).sum(),
+            entities: shards.map(|shard| self.engine.digest(shard).1).sum(),
+            journal_end: self.engine.journal_end(),
+        }
+    }
+
+    pub(super) fn shard_statuses(&self) -> Vec<ShardStatus> {
+        let one = |shard| {
+            let (digest, entities) = self.engine.digest(shard);
+            ShardStatus { shard, digest, entities, vector: self.engine.vector(shard) }
+        };
+        self.engine.shards().map(one).collect()
+    }
+
+    fn not_ready(&self) -> Vec<String> {
+        if self.ready {
+            return Vec::new();
+        }
+        vec!["taking back from peers what they hold of earlier starts".to_owned()]
+    }
+
+    fn peer_statuses(&self) -> Vec<PeerStatus> {
+        let one = |(node, peer): (&NodeId, &super::peer::Peer)| {
+            let hello = peer.hello.as_ref()?;
+            Some(PeerStatus {
+                node: *node,
+                name: hello.name.clone(),
+                region: hello.region.clone(),
+                zone: hello.zone.clone(),
+                address: hello.address.clone(),
+                version: hello.version.clone(),
+                origin: hello.origin,
+                connected: peer.connected,
+                rtt_ms: peer.rtt_ms,
+            })
+        };
+        self.peers.iter().filter_map(one).collect()
+    }
+
+    /// By region: operations that some peer is known to have, and the age of the newest word.
+    fn lag(&self, now: Millis) -> BTreeMap<String, Lag> {
+        let mut behind: BTreeMap<(ShardId, Origin), u64> = BTreeMap::new();
+        let mut lag: BTreeMap<String, Lag> = BTreeMap::new();
+        for peer in self.peers.values() {
+            for (shard, vector) in &peer.vectors {
+                for (origin, sequence) in vector.iter() {
+                    let missing = sequence.saturating_sub(self.engine.sequence(*shard, origin));
+                    if missing > 0 {
+                        let most = behind.entry((*shard, origin)).or_default();
+                        *most = (*most).max(missing);
+                    }
+                }
+            }
+            if !peer.region().is_empty() && peer.region() != self.me.region {
+                let age = now.saturating_sub(peer.heard) + peer.rtt_ms.unwrap_or(0) / 2;
+                let entry = lag.entry(peer.region().to_owned());
+                let entry = entry.or_insert(Lag { ms: age, operations: 0 });
+                entry.ms = entry.ms.min(age);
+            }
+        }
+        for ((_, origin), missing) in behind {
+            let region = self.facts.get(&origin).map_or("", |fact| &fact.region);
+            if let Some(lag) = lag.get_mut(region) {
+                lag.operations += missing;
+            }
+        }
+        lag
+    }
+}

@@ -1,0 +1,491 @@
+//! How copies converge: push, acknowledge, compare, ask.
+//!
+//! Invariants:
+//! 1. (R2) Operations are applied in the order of their origin, after what they name; others
+//!    wait, bounded, and what they wait for is asked for at once.
+//! 2. A gap that a peer's vectors show, and that is still there a tick later, is asked for.
+//! 3. A request is answered from the log, or with `Trimmed`, and then by state.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use atoll_store::dot::{Dot, Millis, Origin, VersionVector};
+use atoll_store::engine::Readiness;
+use atoll_store::operation::Operation;
+use atoll_store::shard::ShardId;
+use atoll_store::transfer::{Chunk, Incoming, Outgoing};
+
+use super::message::{Fact, Hello, Message, OPERATIONS_BYTES, ShardState, Want};
+use super::{Core, PING_MS, RECALL_MS, TICK_MS};
+use crate::transport::NodeId;
+
+/// Bytes of operations kept behind gaps. Above it they are dropped, and asked for later.
+const WAITING_BYTES: usize = 16 << 20;
+/// An answer is awaited this long before a range is asked for again.
+const ASK_AGAIN_MS: Millis = 1_000;
+/// Bytes of one answer.
+const ANSWER_BYTES: usize = 1 << 20;
+/// Bytes of one chunk of state.
+const CHUNK_BYTES: usize = 512 << 10;
+/// Wants in one request.
+const WANTS: usize = 1_024;
+
+impl Core {
+    pub(super) fn connected(&mut self, now: Millis, peer: NodeId) {
+        let known = self.peers.entry(peer).or_default();
+        known.reset();
+        known.connected = true;
+        known.heard = now;
+        let me = &self.me;
+        let hello = Hello {
+            name: me.name.clone(),
+            region: me.region.clone(),
+            zone: me.zone.clone(),
+            address: me.address.clone(),
+            version: me.version.clone(),
+            origin: me.origin,
+            slots: self.engine.slots(),
+            facts: self.facts.values().cloned().collect(),
+        };
+        self.send(peer, &Message::Hello(Box::new(hello)));
+        self.send(peer, &Message::Ping { sent: now });
+        self.tell(peer, true);
+        self.changed = true;
+    }
+
+    pub(super) fn disconnected(&mut self, peer: NodeId) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.connected = false;
+            known.reset();
+        }
+        self.incoming.retain(|_, (from, _)| *from != peer);
+        self.changed = true;
+    }
+
+    pub(super) fn received(&mut self, now: Millis, peer: NodeId, message: Message) {
+        let Some(known) = self.peers.get_mut(&peer).filter(|known| known.connected) else { return };
+        known.heard = now;
+        match message {
+            Message::Hello(hello) => self.hello(peer, *hello),
+            Message::Operations { relay, answer, batches } => {
+                self.operations(now, peer, relay, answer, batches);
+            }
+            Message::Acknowledge(seen) => self.acknowledged(peer, seen),
+            Message::Vectors { first, closed, shards } => {
+                let known = self.peers.get_mut(&peer).expect("just found");
+                let own = known.hello.as_ref().map(|hello| hello.origin);
+                for state in &shards {
+                    known.vectors.insert(state.shard, state.vector.clone());
+                }
+                known.compared |= first;
+                if let Some(origin) = own {
+                    known.closes(closed, origin);
+                }
+                self.compare(now, peer, first, shards);
+            }
+            Message::Request(wants) => self.answer(peer, wants),
+            Message::Trimmed(shard) => self.ask_state(peer, shard),
+            Message::StateRequest { shard, restart } => self.send_chunk(peer, shard, restart),
+            Message::StateChunk { shard, chunk } => self.chunk(peer, shard, *chunk),
+            Message::Ping { sent } => self.send(peer, &Message::Pong { sent, clock: now }),
+            Message::Pong { sent, clock } => self.pong(now, peer, sent, clock),
+            other => self.repair_message(now, peer, other),
+        }
+    }
+
+    fn hello(&mut self, peer: NodeId, hello: Hello) {
+        if hello.slots != self.engine.slots() {
+            tracing::error!(name = %hello.name, slots = hello.slots, "peer has other hash slots");
+            self.out.rejects.push((peer, "another number of hash slots"));
+            return;
+        }
+        let own = Fact { origin: hello.origin, node: peer, region: hello.region.clone() };
+        for fact in hello.facts.iter().chain([&own]) {
+            if self.facts.insert(fact.origin, fact.clone()).as_ref() != Some(fact) {
+                let body = postcard::to_stdvec(fact).expect("a fact encodes to memory");
+                self.engine.put_fact(fact.origin, &body);
+            }
+        }
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.hello = Some(hello);
+        }
+        self.changed = true;
+    }
+
+    fn operations(
+        &mut self,
+        now: Millis,
+        peer: NodeId,
+        relay: bool,
+        answer: bool,
+        batches: Vec<(ShardId, Vec<Bytes>)>,
+    ) {
+        if self.disk_full().is_some() {
+            return;
+        }
+        for (shard, operations) in batches {
+            for bytes in operations {
+                let operation = Operation::decode(&bytes);
+                let Some(operation) = operation.ok().filter(|op| self.engine.belongs(shard, op))
+                else {
+                    self.out.rejects.push((peer, "malformed operation"));
+                    return;
+                };
+                self.offer(now, peer, relay, shard, operation, bytes);
+            }
+            if answer && let Some(known) = self.peers.get_mut(&peer) {
+                known.asked.retain(|(asked, _), _| *asked != shard);
+            }
+            self.drain_waiting(shard);
+            if answer {
+                self.ask_shard(now, peer, shard);
+            }
+        }
+    }
+
+    /// Applies an operation, or lets it wait behind what it needs.
+    fn offer(
+        &mut self,
+        now: Millis,
+        peer: NodeId,
+        relay: bool,
+        shard: ShardId,
+        operation: Operation,
+        bytes: Bytes,
+    ) {
+        let origin = operation.dot.origin;
+        match self.engine.readiness(shard, &operation) {
+            Readiness::Seen => {}
+            Readiness::Ready => {
+                if relay {
+                    self.pass_on.entry(shard).or_default().push(bytes.clone());
+                }
+                self.apply(shard, &operation, bytes);
+            }
+            Readiness::Waits(missing) => {
+                let size = bytes.len() + 256;
+                if self.waiting_bytes + size > WAITING_BYTES {
+                    return;
+                }
+                let waiting = self.waiting.entry(shard).or_default();
+                if waiting.insert(operation.dot, (operation, bytes)).is_none() {
+                    self.waiting_bytes += size;
+                }
+                self.ask(now, peer, &[(shard, missing.origin)]);
+            }
+        }
+        let seen = self.seen.entry(peer).or_default();
+        seen.entry(shard).or_default().insert(origin);
+    }
+
+    fn apply(&mut self, shard: ShardId, operation: &Operation, bytes: Bytes) {
+        self.hlc = self.hlc.max(operation.stamp);
+        self.engine.apply(shard, operation, bytes);
+    }
+
+    /// Applies what waited for operations that have come.
+    pub(super) fn drain_waiting(&mut self, shard: ShardId) {
+        let Some(mut waiting) = self.waiting.remove(&shard) else { return };
+        loop {
+            let before = waiting.len();
+            let mut rest = BTreeMap::new();
+            for (dot, (operation, bytes)) in waiting {
+                match self.engine.readiness(shard, &operation) {
+                    Readiness::Waits(_) => {
+                        rest.insert(dot, (operation, bytes));
+                        continue;
+                    }
+                    Readiness::Ready => self.apply(shard, &operation, bytes.clone()),
+                    Readiness::Seen => {}
+                }
+                self.waiting_bytes -= bytes.len() + 256;
+            }
+            waiting = rest;
+            if waiting.is_empty() || waiting.len() == before {
+                break;
+            }
+        }
+        if !waiting.is_empty() {
+            self.waiting.insert(shard, waiting);
+        }
+    }
+
+    /// Ships what this step stamped, and passes on what came from other regions.
+    pub(super) fn send_operations(&mut self) {
+        let push = std::mem::take(&mut self.push);
+        if !push.is_empty() {
+            let (inside, outside) = self.targets();
+            self.ship(&inside, false, &push);
+            self.ship(&outside, true, &push);
+        }
+        let pass_on = std::mem::take(&mut self.pass_on);
+        if !pass_on.is_empty() {
+            let (inside, _) = self.targets();
+            self.ship(&inside, false, &pass_on);
+        }
+    }
+
+    /// Connected peers of this region, and one of each other region.
+    fn targets(&self) -> (Vec<NodeId>, Vec<NodeId>) {
+        let mut inside = Vec::new();
+        let mut outside: BTreeMap<&str, NodeId> = BTreeMap::new();
+        for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.connected) {
+            if peer.region() == self.me.region {
+                inside.push(*id);
+            } else {
+                outside.entry(peer.region()).or_insert(*id);
+            }
+        }
+        (inside, outside.into_values().collect())
+    }
+
+    fn ship(&mut self, to: &[NodeId], relay: bool, operations: &BTreeMap<ShardId, Vec<Bytes>>) {
+        if to.is_empty() {
+            return;
+        }
+        let batches = operations.iter().map(|(shard, bytes)| (*shard, bytes.clone()));
+        for message in split(batches, relay, false) {
+            let (class, frame) = (message.class(), message.encode());
+            for peer in to {
+                self.out.sends.push((*peer, class, frame.clone()));
+            }
+        }
+    }
+
+    /// Tells whoever sent operations in this step what is now durable here.
+    pub(super) fn acknowledge(&mut self) {
+        for (peer, shards) in std::mem::take(&mut self.seen) {
+            let seen = shards.into_iter().map(|(shard, origins)| {
+                let each = origins.into_iter().map(|o| (o, self.engine.sequence(shard, o)));
+                (shard, each.collect())
+            });
+            let message = Message::Acknowledge(seen.collect());
+            self.send(peer, &message);
+        }
+    }
+
+    fn acknowledged(&mut self, peer: NodeId, seen: Vec<(ShardId, Vec<(Origin, u64)>)>) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        for (shard, sequences) in seen {
+            let vector = known.vectors.entry(shard).or_default();
+            for (origin, sequence) in sequences {
+                vector.raise(origin, sequence);
+            }
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Millis) {
+        self.next_tick = now + TICK_MS;
+        let ping = now >= self.next_ping;
+        if ping {
+            self.next_ping = now + PING_MS;
+        }
+        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
+        for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if ping {
+                self.send(peer, &Message::Ping { sent: now });
+            }
+            self.tell(peer, false);
+            self.ask_gaps(now, peer);
+            self.ask_damaged(peer);
+        }
+        self.close_clocks();
+        self.check_ready(now);
+        self.changed = true;
+    }
+
+    /// A start is ready when peers gave back what they hold of earlier ones, or did not answer.
+    fn check_ready(&mut self, now: Millis) {
+        if self.ready {
+            return;
+        }
+        let all = self.peers.values().filter(|peer| peer.compared).count() >= self.me.seeds;
+        let own: Vec<Origin> = self
+            .facts
+            .values()
+            .filter(|fact| fact.node == self.me.node)
+            .map(|fact| fact.origin)
+            .collect();
+        let recalled = self.peers.values().filter(|peer| peer.compared).all(|peer| {
+            let lacks = |(shard, vector): (&ShardId, &VersionVector)| {
+                own.iter().any(|o| vector.sequence(*o) > self.engine.sequence(*shard, *o))
+            };
+            !peer.vectors.iter().any(lacks)
+        });
+        self.ready = (all && recalled) || now >= self.started + RECALL_MS;
+    }
+
+    /// Tells a peer what changed here since it was last told.
+    fn tell(&mut self, peer: NodeId, first: bool) {
+        let mut shards = Vec::new();
+        for shard in self.engine.shards().collect::<Vec<_>>() {
+            let now = (self.engine.vector(shard), self.engine.digest(shard).0);
+            let Some(known) = self.peers.get_mut(&peer) else { return };
+            if known.told.get(&shard) != Some(&now) {
+                known.told.insert(shard, now.clone());
+                shards.push(ShardState { shard, vector: now.0, digest: now.1 });
+            }
+        }
+        let message = Message::Vectors { first, closed: self.hlc, shards };
+        self.send(peer, &message);
+    }
+
+    /// What a peer has and this node lacks: asked for at once on a new connection, else if it is
+    /// still missing at the next tick, so that what is on its way is not asked for.
+    fn compare(&mut self, now: Millis, peer: NodeId, first: bool, shards: Vec<ShardState>) {
+        let mut wants = Vec::new();
+        for state in shards {
+            let own = self.engine.vector(state.shard);
+            let lacks = state.vector.iter().filter(|(o, seq)| own.sequence(*o) < *seq);
+            let lacks: Vec<(Origin, u64)> = lacks.collect();
+            if lacks.is_empty() && own == state.vector {
+                self.check_digest(now, peer, &state);
+            }
+            for (origin, sequence) in lacks {
+                wants.push((state.shard, origin));
+                if let Some(known) = self.peers.get_mut(&peer) {
+                    known.gaps.insert((state.shard, origin), sequence);
+                }
+            }
+        }
+        if first {
+            self.ask(now, peer, &wants);
+        }
+    }
+
+    fn ask_gaps(&mut self, now: Millis, peer: NodeId) {
+        let engine = &self.engine;
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let gaps = std::mem::take(&mut known.gaps);
+        let open = gaps.into_iter().filter(|((shard, o), seq)| engine.sequence(*shard, *o) < *seq);
+        let open: Vec<(ShardId, Origin)> = open.map(|(gap, _)| gap).collect();
+        // Kept until the next tick finds them filled.
+        for (shard, origin) in &open {
+            let sequence = known.vectors.get(shard).map_or(0, |vector| vector.sequence(*origin));
+            known.gaps.insert((*shard, *origin), sequence);
+        }
+        self.ask(now, peer, &open);
+    }
+
+    /// Asks on for what a peer is still known to have of a shard.
+    fn ask_shard(&mut self, now: Millis, peer: NodeId, shard: ShardId) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let Some(vector) = known.vectors.get(&shard) else { return };
+        let lacks = vector.iter().filter(|(o, seq)| self.engine.sequence(shard, *o) < *seq);
+        let wants: Vec<(ShardId, Origin)> = lacks.map(|(origin, _)| (shard, origin)).collect();
+        self.ask(now, peer, &wants);
+    }
+
+    fn ask(&mut self, now: Millis, peer: NodeId, wants: &[(ShardId, Origin)]) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let mut request = Vec::new();
+        for (shard, origin) in wants {
+            let pending = known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > now);
+            let transfer = self.incoming.contains_key(shard);
+            if !pending && !transfer {
+                known.asked.insert((*shard, *origin), now + ASK_AGAIN_MS);
+                let sequence = self.engine.sequence(*shard, *origin) + 1;
+                request.push(Want { shard: *shard, from: Dot { origin: *origin, sequence } });
+            }
+        }
+        for wants in request.chunks(WANTS) {
+            self.send(peer, &Message::Request(wants.to_vec()));
+        }
+    }
+
+    fn answer(&mut self, peer: NodeId, wants: Vec<Want>) {
+        let mut batches: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
+        let mut size = 0;
+        for want in wants.into_iter().take(WANTS) {
+            let Dot { origin, sequence } = want.from;
+            let have = self.engine.sequence(want.shard, origin);
+            if sequence > have || sequence == 0 || size >= ANSWER_BYTES {
+                continue;
+            }
+            let budget = ANSWER_BYTES - size;
+            match self.engine.operations(want.shard, origin, sequence, budget) {
+                Ok(operations) => {
+                    size += operations.iter().map(Bytes::len).sum::<usize>();
+                    batches.entry(want.shard).or_default().extend(operations);
+                }
+                Err(_) => self.send(peer, &Message::Trimmed(want.shard)),
+            }
+        }
+        for message in split(batches, false, true) {
+            self.send(peer, &message);
+        }
+    }
+
+    fn ask_state(&mut self, peer: NodeId, shard: ShardId) {
+        if self.incoming.contains_key(&shard) || self.disk_full().is_some() {
+            return;
+        }
+        self.incoming.insert(shard, (peer, Incoming::default()));
+        self.send(peer, &Message::StateRequest { shard, restart: true });
+    }
+
+    fn send_chunk(&mut self, peer: NodeId, shard: ShardId, restart: bool) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        if restart {
+            known.outgoing.insert(shard, Outgoing::new(shard));
+        }
+        let Some(mut outgoing) = known.outgoing.remove(&shard) else { return };
+        // A damaged entity is unknown: nothing of the shard is sent until it is repaired (R8).
+        let Ok(chunk) = self.engine.chunk(&mut outgoing, CHUNK_BYTES) else { return };
+        if !outgoing.is_done()
+            && let Some(known) = self.peers.get_mut(&peer)
+        {
+            known.outgoing.insert(shard, outgoing);
+        }
+        self.send(peer, &Message::StateChunk { shard, chunk: Box::new(chunk) });
+    }
+
+    fn chunk(&mut self, peer: NodeId, shard: ShardId, chunk: Chunk) {
+        let Some((from, incoming)) = self.incoming.get_mut(&shard) else { return };
+        if *from != peer {
+            return;
+        }
+        if !incoming.push(chunk) {
+            self.send(peer, &Message::StateRequest { shard, restart: false });
+            return;
+        }
+        let Some((_, incoming)) = self.incoming.remove(&shard) else { return };
+        if self.engine.switch(shard, incoming).is_err() {
+            tracing::warn!(%shard, "state not merged: an entity here is damaged");
+        }
+        self.hlc = self.hlc.max(self.engine.stamp());
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.asked.retain(|(asked, _), _| *asked != shard);
+        }
+        self.drain_waiting(shard);
+    }
+}
+
+/// Messages of at most about [`OPERATIONS_BYTES`] each.
+fn split(
+    batches: impl IntoIterator<Item = (ShardId, Vec<Bytes>)>,
+    relay: bool,
+    answer: bool,
+) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let mut current: Vec<(ShardId, Vec<Bytes>)> = Vec::new();
+    let mut size = 0;
+    for (shard, operations) in batches {
+        current.push((shard, Vec::new()));
+        for bytes in operations {
+            size += bytes.len() + 8;
+            current.last_mut().expect("just pushed").1.push(bytes);
+            if size >= OPERATIONS_BYTES {
+                let batches = std::mem::replace(&mut current, vec![(shard, Vec::new())]);
+                messages.push(Message::Operations { relay, answer, batches });
+                size = 0;
+            }
+        }
+    }
+    current.retain(|(_, operations)| !operations.is_empty());
+    if !current.is_empty() {
+        messages.push(Message::Operations { relay, answer, batches: current });
+    }
+    messages
+}

@@ -1,0 +1,111 @@
+//! Accepting changes: stamp, apply, ship.
+//!
+//! Invariants:
+//! 1. A refused change draws no dot and no stamp.
+//! 2. (R10) A retry whose first attempt is known here makes no second operation.
+//! 3. (R11) Expired state is removed by a logged operation: of the node that set the expiry, or,
+//!    should that be gone, of another after a grace.
+
+use std::sync::Arc;
+
+use atoll_store::command::{Change, Command, Refusal};
+use atoll_store::dot::{Dot, Millis};
+use atoll_store::entity::Image;
+use atoll_store::operation::{Operation, Part};
+
+use super::{Core, Reply, Ticket, Written};
+
+/// How long the node that set an expiry has to remove what expired, before others do.
+const SWEEP_GRACE_MS: Millis = 10_000;
+/// Expired entities removed in one step.
+const SWEEP_BATCH: usize = 256;
+
+impl Core {
+    pub(super) fn write(&mut self, now: Millis, ticket: Ticket, changes: Vec<Change>) {
+        let common = self.disk_full().or_else(|| self.clock_skew());
+        let mut written = Vec::with_capacity(changes.len());
+        for change in changes {
+            written.push(match &common {
+                Some(refusal) => Err(refusal.clone()),
+                None => self.accept(now, &change),
+            });
+        }
+        self.out.replies.push((ticket, Reply::Written(written)));
+    }
+
+    fn accept(&mut self, now: Millis, change: &Change) -> Result<Written, Refusal> {
+        let damaged = |_| Refusal::Quarantined;
+        let existed = {
+            let entity = self.engine.entity(&change.key).map_err(damaged)?;
+            entity.is_present() && entity.expires_at().is_none_or(|at| at > now)
+        };
+        if self.is_replay(now, change)? {
+            let image = self.engine.image(&change.key).map_err(damaged)?;
+            return Ok(Written { image, existed, replayed: true });
+        }
+        let only_deletes = change.commands.iter().all(|command| *command == Command::Delete);
+        if only_deletes && !existed && change.hash.is_none() {
+            let image = self.engine.image(&change.key).map_err(damaged)?;
+            return Ok(Written { image, existed, replayed: false });
+        }
+        let image = self.stamp(now, change)?;
+        self.writes += 1;
+        Ok(Written { image, existed, replayed: false })
+    }
+
+    /// Whether an earlier try of this request was applied (R10).
+    fn is_replay(&mut self, now: Millis, change: &Change) -> Result<bool, Refusal> {
+        let Some(hash) = change.hash else { return Ok(false) };
+        let limit = self.engine.limits().retry_keys;
+        let entity = self.engine.entity(&change.key).map_err(|_| Refusal::Quarantined)?;
+        let mut other = false;
+        for known in entity.remembered(hash.key, now) {
+            if known.request == hash.request {
+                return Ok(true);
+            }
+            other = true;
+        }
+        if other {
+            return Err(Refusal::KeyReused);
+        }
+        if entity.keys_len() >= limit {
+            return Err(Refusal::TooManyKeys { limit: limit as u64 });
+        }
+        Ok(false)
+    }
+
+    /// Makes the operation, applies it here, and queues it for the peers.
+    fn stamp(&mut self, now: Millis, change: &Change) -> Result<Arc<Image>, Refusal> {
+        let shard = self.engine.shard_of(&change.key);
+        let stamp = self.hlc.tick(now);
+        let origin = self.me.origin;
+        let dot = Dot { origin, sequence: self.engine.sequence(shard, origin) + 1 };
+        let effect = self.engine.draft(change, dot, stamp, now)?;
+        self.hlc = stamp;
+        let part = Part { key: change.key.clone(), hash: change.hash, effect };
+        let operation = Operation { dot, stamp, parts: vec![part] };
+        let bytes = operation.encode();
+        let image = self.engine.apply(shard, &operation, bytes.clone());
+        self.push.entry(shard).or_default().push(bytes);
+        self.drain_waiting(shard);
+        image.ok_or(Refusal::Quarantined)
+    }
+
+    /// Removes what has expired (R11).
+    pub(super) fn sweep(&mut self, now: Millis) {
+        for key in self.engine.expired(now, SWEEP_BATCH) {
+            let Ok(entity) = self.engine.entity(&key) else { continue };
+            let due = entity.expires_at().unwrap_or(now);
+            let own = entity.expiry_origin() == Some(self.me.origin);
+            let refused = self.disk_full().is_some() || self.clock_skew().is_some();
+            if refused || !(own || now > due + SWEEP_GRACE_MS) {
+                continue;
+            }
+            let commands = vec![Command::Delete];
+            let change = Change { key, commands, hash: None, ttl_ms: None };
+            if let Err(error) = self.stamp(now, &change) {
+                tracing::warn!(%error, entity = %change.key, "expired state stays");
+            }
+        }
+    }
+}
