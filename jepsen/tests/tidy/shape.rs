@@ -89,13 +89,24 @@ pub(crate) fn unfinished(source: &Source) -> Vec<String> {
 }
 
 /// Tests that sleep instead of waiting for a condition.
+///
+/// The pause between two looks at a condition belongs in a function named `until`.
 pub(crate) fn sleeping_tests(source: &Source) -> Vec<String> {
     let code = source.tests();
-    let calls = |(_, place, word): &(usize, usize, &str)| {
-        *word == "sleep" && code[place + word.len()..].starts_with('(')
-    };
-    let sleeps = words(&code).into_iter().filter(calls);
-    sleeps.map(|(line, ..)| source.complaint(line, "a test waits for a condition")).collect()
+    let words = words(&code);
+    let mut function = "";
+    let mut complaints = Vec::new();
+    for pair in words.windows(2) {
+        let (before, (line, place, word)) = (pair[0].2, pair[1]);
+        if before == "fn" {
+            function = word;
+        }
+        let called = code[place + word.len()..].starts_with('(');
+        if word == "sleep" && called && function != "until" {
+            complaints.push(source.complaint(line, "a test waits for a condition"));
+        }
+    }
+    complaints
 }
 
 #[cfg(test)]
@@ -163,5 +174,6 @@ mod tests {
         let complaint = "a/src/b.rs:3: a test waits for a condition";
         check(sleeping_tests, &format!("{sleep}#[cfg(test)]\n{sleep}"), &[complaint]);
         check(sleeping_tests, "#[cfg(test)]\n// sleep(1)\nfn asleep() {}", &[]);
+        check(sleeping_tests, &format!("#[cfg(test)]\nfn until() {{ {sleep} }}"), &[]);
     }
 }
