@@ -1,1 +1,9 @@
-//! Placeholder of the first build.
+//! Histories, judges and tools that check Atoll from outside.
+//!
+//! Invariant: what judges ([`checkers`]) reads histories ([`history`]) and nothing else: no crate
+//! of the product, so that a mistake there is not repeated here.
+
+pub mod checkers;
+pub mod history;
+pub mod http;
+pub mod wait;

@@ -1,0 +1,149 @@
+//! Convergence: copies that have seen the same are the same, and in the end all have.
+//!
+//! Operations: `digest` and `final-digest`, answered with
+//! `{"node": n, "shards": {shard: {"digest": d, "vector": {origin: sequence}}}}`.
+//! 1. At every sample: equal vectors of a shard mean equal digests, at any two nodes and times.
+//! 2. Final digests are equal on all nodes; a shard that is left out is empty.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::Verdict;
+use crate::history::{History, Pair, Type};
+
+/// The function of samples that must be equal.
+pub const FINAL_DIGEST: &str = "final-digest";
+
+/// Judges a history of digests.
+pub fn check(history: &History) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut by_vector: BTreeMap<(String, String), (String, String)> = BTreeMap::new();
+    let mut first: Option<(String, BTreeMap<String, String>)> = None;
+    for pair in history.pairs() {
+        let is_final = pair.invoke.f == FINAL_DIGEST;
+        if pair.outcome() != Type::Ok || !(is_final || pair.invoke.f == "digest") {
+            continue;
+        }
+        verdict.judged += 1;
+        let Some((node, shards)) = sample(&pair) else {
+            verdict.blame(&pair, "is no sample of digests".into());
+            continue;
+        };
+        for (shard, state) in shards {
+            let (digest, vector) = (text(&state["digest"]), state["vector"].to_string());
+            let here = (node.to_owned(), digest);
+            let there = by_vector.entry((shard.clone(), vector)).or_insert_with(|| here.clone());
+            if there.1 != here.1 {
+                let (other, node) = (&there.0, &here.0);
+                let what = format!("shard {shard} of {node} and {other} differs at equal vectors");
+                verdict.blame(&pair, what);
+            }
+        }
+        if is_final {
+            let digest =
+                |(shard, state): (&String, &Value)| (shard.clone(), text(&state["digest"]));
+            let mine = shards.iter().map(digest).collect();
+            let (other, theirs) = first.get_or_insert_with(|| (node.to_owned(), mine));
+            for shard in different(theirs, shards) {
+                verdict
+                    .blame(&pair, format!("shard {shard} of {node} and {other} did not converge"));
+            }
+        }
+    }
+    if first.is_none() {
+        verdict.violations.push("no final digest was answered".into());
+    }
+    verdict
+}
+
+fn sample<'a>(pair: &Pair<'a>) -> Option<(&'a str, &'a Map<String, Value>)> {
+    let value = &pair.end?.value;
+    Some((value["node"].as_str()?, value["shards"].as_object()?))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The shards whose digest is not the one expected, in order.
+fn different(expected: &BTreeMap<String, String>, shards: &Map<String, Value>) -> Vec<String> {
+    let unlike =
+        |(shard, state): &(&String, &Value)| expected.get(*shard) != Some(&text(&state["digest"]));
+    let mut found: Vec<String> =
+        shards.iter().filter(unlike).map(|(shard, _)| shard.clone()).collect();
+    found.extend(expected.keys().filter(|shard| !shards.contains_key(*shard)).cloned());
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+    use crate::checkers::testing::expect;
+    use crate::history::Type::{self, Invoke, Ok};
+    use serde_json::{Value, json};
+
+    type Line = (u64, Type, &'static str, Value);
+
+    /// A sample of one shard of one node.
+    fn sampled(f: &'static str, node: &str, digest: &str, sequence: u64) -> [Line; 2] {
+        let state = json!({"digest": digest, "vector": {"a": sequence}});
+        let value = json!({"node": node, "shards": {"0/7": state}});
+        [(0, Invoke, f, json!(null)), (0, Ok, f, value)]
+    }
+
+    fn judge(samples: &[(&'static str, &str, &str, u64)], violations: &[&str]) {
+        let lines = samples.iter().flat_map(|(f, node, digest, n)| sampled(f, node, digest, *n));
+        expect(check, &lines.collect::<Vec<_>>(), violations);
+    }
+
+    #[test]
+    fn a_lagging_replica_is_legal_until_the_end() {
+        judge(
+            &[
+                ("digest", "eu-1", "d2", 2),
+                ("digest", "us-1", "d1", 1),
+                ("final-digest", "eu-1", "d2", 2),
+                ("final-digest", "us-1", "d2", 2),
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn equal_vectors_with_unequal_digests_are_found_at_once() {
+        judge(
+            &[
+                ("digest", "eu-1", "d1", 1),
+                ("digest", "us-1", "dx", 1),
+                ("final-digest", "eu-1", "d2", 2),
+            ],
+            &["operation 3: shard 0/7 of us-1 and eu-1 differs at equal vectors"],
+        );
+    }
+
+    #[test]
+    fn what_did_not_converge_is_found() {
+        judge(
+            &[("final-digest", "eu-1", "d2", 2), ("final-digest", "us-1", "d1", 1)],
+            &["operation 3: shard 0/7 of us-1 and eu-1 did not converge"],
+        );
+        judge(&[("digest", "eu-1", "d2", 2)], &["no final digest was answered"]);
+    }
+
+    #[test]
+    fn a_shard_that_one_node_lacks_did_not_converge() {
+        let mut lines = sampled("final-digest", "eu-1", "d2", 2).to_vec();
+        lines.push((0, Invoke, "final-digest", json!(null)));
+        lines.push((0, Ok, "final-digest", json!({"node": "us-1", "shards": {}})));
+        expect(check, &lines, &["operation 3: shard 0/7 of us-1 and eu-1 did not converge"]);
+    }
+
+    #[test]
+    fn what_is_no_sample_is_blamed() {
+        let lines = [(0, Invoke, "digest", json!(null)), (0, Ok, "digest", json!(7))];
+        let missing = "no final digest was answered";
+        expect(check, &lines, &["operation 1: is no sample of digests", missing]);
+    }
+}

@@ -1,0 +1,85 @@
+//! Judges: pure functions from a history to what is wrong in it.
+//!
+//! Invariants:
+//! 1. A judge sees a history and nothing else; the same history has the same verdict.
+//! 2. Unknown is not failed: what ended with `:info` may have happened, then or later.
+//! 3. A stale read is legal before the final reads; those come after healing, once all is quiet.
+//!
+//! Reads that are final have the function [`FINAL_READ`]; the others are `read`.
+
+use serde::Serialize;
+
+use crate::history::{History, Pair, Type};
+
+pub mod convergence;
+pub mod pn_counter;
+pub mod set;
+
+/// The function of reads that must show everything.
+pub const FINAL_READ: &str = "final-read";
+
+/// What a judge found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// What must not be; empty if the history is good.
+    pub violations: Vec<String>,
+    /// How many operations were judged: none is no proof.
+    pub judged: usize,
+}
+
+impl Verdict {
+    /// Whether nothing is wrong, and something was looked at.
+    pub fn is_good(&self) -> bool {
+        self.violations.is_empty() && self.judged > 0
+    }
+
+    fn blame(&mut self, pair: &Pair<'_>, what: String) {
+        let index = pair.end.unwrap_or(pair.invoke).index;
+        self.violations.push(format!("operation {index}: {what}"));
+    }
+}
+
+/// Operations of one function, in order of their invocations.
+fn of<'a>(history: &'a History, f: &'a str) -> impl Iterator<Item = Pair<'a>> {
+    history.pairs().into_iter().filter(move |pair| pair.invoke.f == f)
+}
+
+/// Reads that were answered: whether it is a final one, with the operation.
+fn answered_reads(history: &History) -> Vec<(bool, Pair<'_>)> {
+    let is_read = |f: &str| f == "read" || f == FINAL_READ;
+    let reads = history.pairs().into_iter().filter(|pair| is_read(&pair.invoke.f));
+    let answered = reads.filter(|pair| pair.outcome() == Type::Ok);
+    answered.map(|pair| (pair.invoke.f == FINAL_READ, pair)).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Short histories by hand.
+
+    use serde_json::Value;
+
+    use crate::history::{History, Op, Process, Type};
+
+    /// A history of clients' operations: process, type, function, value.
+    pub(crate) fn history(lines: &[(u64, Type, &str, Value)]) -> History {
+        let op = |(index, (process, kind, f, value)): (usize, &(u64, Type, &str, Value))| Op {
+            index: index as u64,
+            time: index as u64 * 1_000_000,
+            process: Process::Client(*process),
+            kind: *kind,
+            f: (*f).into(),
+            value: value.clone(),
+            error: None,
+        };
+        History::new(lines.iter().enumerate().map(op).collect()).unwrap()
+    }
+
+    /// Judges lines, and expects exactly these violations.
+    pub(crate) fn expect(
+        judge: fn(&History) -> super::Verdict,
+        lines: &[(u64, Type, &str, Value)],
+        violations: &[&str],
+    ) {
+        assert_eq!(judge(&history(lines)).violations, violations);
+    }
+}
