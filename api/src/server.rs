@@ -1,11 +1,135 @@
 //! `atoll serve`: one node from its configuration to its end.
+//!
+//! Start: certificates, transport, store, core, HTTP. End, in reverse: readiness off, streams
+//! told, HTTP drained, checkpoints written, connections closed.
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use atoll_replication::transport::certificates::{Authority, Identity};
+use atoll_replication::transport::quic::{self, Quic};
+use atoll_store::backend::BackendError;
+use atoll_store::engine::Options;
+use atoll_store::entity::Limits;
 
 use crate::config::Config;
+use crate::http;
+use crate::node::{Node, Settings};
+
+/// Frames from peers that wait for the core; above it their senders wait.
+const ARRIVALS: usize = 1_024;
+/// The exit code after a failed commit: outcomes are unknown, the supervisor starts anew.
+const COMMIT_FAILED: i32 = 70;
 
 /// Runs a node until `shutdown` is done, then drains it.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    drop((config, shutdown));
-    anyhow::bail!("not wired yet")
+    let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
+    let identity = identity(&config)?;
+    let node_id = identity.node_id();
+    let listener = TcpListener::bind(config.http.listen)
+        .await
+        .with_context(|| format!("http.listen {}", config.http.listen))?;
+    let (arrivals, arrived) = mpsc::channel(ARRIVALS);
+    let mut network = quic::Config::new(config.replication.listen, identity);
+    network.peers = config.replication.seeds.clone();
+    let quic = Quic::start(network, arrivals)
+        .with_context(|| format!("replication.listen {}", config.replication.listen))?;
+    let settings = settings(&config);
+    let transport = std::sync::Arc::new(quic.clone());
+    let node = Node::start(settings, node_id, transport, arrived, failed)?;
+    tracing::info!(
+        name = config.node.name, region = config.node.region, node = %node_id,
+        http = %config.http.listen, quic = %config.replication.listen, "serving"
+    );
+    let options = http::Options { limits: edge_limits(&config), metrics: Some(metrics) };
+    let limits = options.limits.clone();
+    let router = http::router(node.clone(), options);
+    let draining = node.clone();
+    let stop = async move {
+        shutdown.await;
+        tracing::info!("draining");
+        draining.drain();
+    };
+    http::serve_with(listener, router, &limits, stop).await.context("http")?;
+    node.stop().await;
+    quic.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A failed commit leaves it unknown what is on the disk: nothing more may be said or done.
+fn failed(error: BackendError) {
+    tracing::error!(%error, "a commit failed: this process ends");
+    std::process::exit(COMMIT_FAILED);
+}
+
+/// The node's certificate. A node that is to be alone makes an authority of its own.
+fn identity(config: &Config) -> anyhow::Result<Identity> {
+    let directory = certificates(config);
+    if !directory.join("node.pem").exists() && config.replication.seeds.is_empty() {
+        let authority = Authority::create("atoll")?;
+        std::fs::create_dir_all(&directory).with_context(|| path_of(&directory))?;
+        authority.save(&directory)?;
+        authority.issue(&config.node.name)?.save(&directory)?;
+    }
+    Identity::open(&directory).with_context(|| {
+        let path = path_of(&directory);
+        format!("replication.certificates {path}: make them with `atoll cert --node NAME`")
+    })
+}
+
+fn certificates(config: &Config) -> PathBuf {
+    if config.replication.certificates.as_os_str().is_empty() {
+        return config.node.data.join("certificates");
+    }
+    config.replication.certificates.clone()
+}
+
+fn path_of(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn settings(config: &Config) -> Settings {
+    let megabytes = |mb: u64| mb << 20;
+    let limits = Limits {
+        set_members: config.limits.set_members as usize,
+        map_fields: config.limits.map_fields as usize,
+        ..Limits::default()
+    };
+    let advertise = &config.replication.advertise;
+    let listen = config.replication.listen.to_string();
+    Settings {
+        name: config.node.name.clone(),
+        region: config.node.region.clone(),
+        zone: config.node.zone.clone(),
+        advertise: if advertise.is_empty() { listen } else { advertise.clone() },
+        data: config.node.data.join("store"),
+        seeds: config.replication.seeds.len(),
+        store: Options {
+            cache_bytes: megabytes(config.store.cache_mb) as usize,
+            log_soft_bytes: megabytes(config.store.log_mb),
+            log_hard_bytes: megabytes(config.store.log_max_mb),
+            checkpoint_bytes: megabytes(config.store.checkpoint_mb),
+            limits,
+            ..Options::default()
+        },
+        engine_cache: megabytes(config.store.cache_mb / 4).max(16 << 20),
+        disk_reserve: megabytes(config.store.disk_reserve_mb),
+        subscriptions: config.limits.subscriptions as usize,
+    }
+}
+
+fn edge_limits(config: &Config) -> http::limits::Limits {
+    http::limits::Limits {
+        body_bytes: config.limits.body_bytes as usize,
+        member_bytes: config.limits.member_bytes as usize,
+        json_depth: config.limits.json_depth as usize,
+        batch_operations: config.limits.batch_operations as usize,
+        ..http::limits::Limits::default()
+    }
 }

@@ -196,6 +196,7 @@ pub fn start(
         next_space: 0,
         commits: 0,
         turned,
+        networked: true,
     };
     std::thread::Builder::new()
         .name("core".into())
@@ -217,6 +218,8 @@ struct Driver {
     next_space: Millis,
     commits: u64,
     turned: Arc<AtomicU64>,
+    /// Whether the network is still there.
+    networked: bool,
 }
 
 /// What is released when a step is durable.
@@ -256,7 +259,9 @@ impl Driver {
         let (mut requests, mut arrivals) = (Vec::new(), Vec::new());
         tokio::select! {
             _ = self.queue.recv_many(&mut requests, STEP_EVENTS) => {}
-            _ = self.arrivals.recv_many(&mut arrivals, STEP_EVENTS) => {}
+            count = self.arrivals.recv_many(&mut arrivals, STEP_EVENTS), if self.networked => {
+                self.networked = count > 0;
+            }
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
         }
         (requests, arrivals)

@@ -342,6 +342,11 @@ impl Node {
         Ok(Subscription::new(self.clone(), what, start))
     }
 
+    /// Takes no more writes; readiness is off, and streams end with `draining`.
+    pub fn drain(&self) {
+        self.0.journal.drain();
+    }
+
     /// Ends streams, writes checkpoints, stops the core. Durable when it returns.
     pub async fn stop(&self) {
         self.0.journal.drain();
