@@ -29,6 +29,7 @@ pub(crate) struct ShardRecord {
     pub(crate) digest: u128,
     pub(crate) present: u64,
     pub(crate) stamp: Hlc,
+    pub(crate) beyond: VersionVector,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -264,8 +265,8 @@ impl Engine {
             shard.account_record(&key, before, after);
         }
         let (digest, present) = shard.recorded;
-        let vector = shard.vector.clone();
-        let shard_record = ShardRecord { vector, digest, present, stamp: shard.stamp };
+        let (vector, beyond) = (shard.vector.clone(), shard.beyond.clone());
+        let shard_record = ShardRecord { vector, digest, present, stamp: shard.stamp, beyond };
         let body = postcard::to_stdvec(&shard_record).expect("a shard record encodes to memory");
         record::encode(RecordKind::Shard, &shard_key(id), &body, batch, 0);
         shard.unsaved = None;

@@ -181,7 +181,7 @@ impl Engine {
     pub fn digest(&self, shard: ShardId) -> (Option<u128>, u64) {
         match self.shards.get(&shard) {
             None => (Some(0), 0),
-            Some(shard) if shard.ahead.is_empty() && shard.quarantined.is_empty() => {
+            Some(shard) if shard.beyond.is_empty() && shard.quarantined.is_empty() => {
                 (Some(shard.digest), shard.present)
             }
             Some(shard) => (None, shard.present),
@@ -240,10 +240,12 @@ impl Engine {
         }
         if !shard.hot.contains_key(key) {
             match checkpoint::load(&*self.backend, id, key) {
-                Ok(hot) => {
+                Ok(mut hot) => {
                     self.hot_bytes += hot.bytes();
-                    if hot.entity.ahead().is_some() {
+                    if hot.entity.ahead().is_some_and(|ahead| !shard.vector.contains(ahead)) {
                         shard.ahead.insert(key.clone());
+                    } else {
+                        hot.entity.set_ahead(None);
                     }
                     shard.hot.insert(key.clone(), hot);
                 }

@@ -187,9 +187,10 @@ fn read_shards(backend: &dyn Backend) -> Result<BTreeMap<ShardId, Shard>, StoreE
                 tracing::error!(shard = %id, "shard record lost; peers are asked");
                 continue;
             };
-            let ShardRecord { vector, digest, present, stamp } = record;
+            let ShardRecord { vector, digest, present, stamp, beyond } = record;
             let recorded = (digest, present);
-            let shard = Shard { vector, digest, present, recorded, stamp, ..Shard::default() };
+            let shard =
+                Shard { vector, digest, present, recorded, stamp, beyond, ..Shard::default() };
             shards.insert(id, shard);
         }
     }

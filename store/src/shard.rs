@@ -131,7 +131,11 @@ pub(crate) struct Shard {
     pub(crate) vector: VersionVector,
     pub(crate) hot: BTreeMap<EntityKey, Hot>,
     pub(crate) dirty: BTreeSet<EntityKey>,
+    /// Hot entities that are ahead.
     pub(crate) ahead: BTreeSet<EntityKey>,
+    /// What the contexts of all entities ahead cover together, hot or not; empty once the vector
+    /// has caught up.
+    pub(crate) beyond: VersionVector,
     pub(crate) quarantined: BTreeSet<EntityKey>,
     pub(crate) digest: u128,
     pub(crate) present: u64,
@@ -155,19 +159,30 @@ impl Shard {
         account(&mut self.recorded.0, &mut self.recorded.1, key, old, new);
     }
 
-    /// Drops the own contexts that the vector has caught up with.
+    /// Notes whether an entity that just changed is ahead.
+    pub(crate) fn note_ahead(&mut self, key: &EntityKey, context: Option<&VersionVector>) {
+        match context {
+            Some(context) => {
+                self.beyond.join(context);
+                self.ahead.insert(key.clone());
+            }
+            None => drop(self.ahead.remove(key)),
+        }
+    }
+
+    /// Drops the own contexts that the vector has caught up with. Records keep theirs, which says
+    /// nothing any more: it is dropped when they are loaded.
     pub(crate) fn catch_up(&mut self) {
-        if self.ahead.is_empty() {
-            return;
+        if self.vector.contains(&self.beyond) {
+            self.beyond = VersionVector::default();
         }
         let vector = &self.vector;
         let hot = &mut self.hot;
         self.ahead.retain(|key| {
-            let Some(hot) = hot.get_mut(key) else { return true };
+            let Some(hot) = hot.get_mut(key) else { return false };
             let waits = hot.entity.ahead().is_some_and(|context| !vector.contains(context));
             if !waits {
                 hot.entity.set_ahead(None);
-                hot.mark(None);
             }
             waits
         });

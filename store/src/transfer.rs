@@ -285,17 +285,13 @@ impl Engine {
         }
         hot.mark(None);
         let (sum, grown, until) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
-        let ahead = hot.entity.ahead().is_some();
+        let ahead = hot.entity.ahead().cloned();
         self.hot_bytes = self.hot_bytes + grown - bytes;
         self.watch_expiry(key, expiry, until);
         let shard = self.shards.entry(id).or_default();
         shard.account(key, old.sum(), sum);
         shard.dirty.insert(key.clone());
-        if ahead {
-            shard.ahead.insert(key.clone());
-        } else {
-            shard.ahead.remove(key);
-        }
+        shard.note_ahead(key, ahead.as_deref());
         Ok(sum != old.sum())
     }
 
@@ -410,9 +406,7 @@ impl Engine {
         hot.entity = entity;
         hot.mark(None);
         let shard = self.shards.entry(id).or_default();
-        if hot.entity.ahead().is_some() {
-            shard.ahead.insert(key.clone());
-        }
+        shard.note_ahead(key, hot.entity.ahead().map(|context| &**context));
         self.hot_bytes += hot.bytes();
         shard.account(key, 0, hot.entity.sum());
         shard.hot.insert(key.clone(), hot);
