@@ -23,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// A node of each region, or every node; separated by commas, or given repeatedly
-    #[arg(long, value_delimiter = ',', required = true)]
+    /// A node of each region, or every node, separated by commas; or give --url repeatedly
+    #[arg(long, value_delimiter = ',')]
     urls: Vec<String>,
     /// How long to wait for equality, in seconds
     #[arg(long, default_value_t = 10)]
@@ -67,8 +67,12 @@ impl Holding {
 
 /// Asks all until they are equal or the time is up.
 pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
+    let urls = if options.urls.is_empty() { &common.url } else { &options.urls };
+    if urls.len() < 2 {
+        return Err(Failure::Usage("give two or more servers to compare: --urls a,b".into()));
+    }
     let mut clients = Vec::new();
-    for url in &options.urls {
+    for url in urls {
         clients.push(Client::new(url)?);
     }
     let call = Call::get("/v1/cluster/digest?verbose=true");
@@ -85,7 +89,7 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
             Ok(holdings) => {
                 let differing = differing(&holdings);
                 if differing.is_empty() || late {
-                    report(common.output, &options.urls, &holdings, &differing);
+                    report(common.output, urls, &holdings, &differing);
                     return verdict(&differing, options.timeout);
                 }
             }

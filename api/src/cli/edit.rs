@@ -37,7 +37,7 @@ pub struct Set {
     /// kind/collection/id
     entity: Entity,
     /// A value; for maps, one or more field=value
-    #[arg(required = true, allow_hyphen_values = true)]
+    #[arg(required = true, allow_negative_numbers = true)]
     values: Vec<String>,
     #[command(flatten)]
     level: Level,
@@ -49,7 +49,7 @@ pub struct Incr {
     /// counters/collection/id
     entity: Entity,
     /// By how much
-    #[arg(default_value = "1", allow_hyphen_values = true)]
+    #[arg(default_value = "1", allow_negative_numbers = true)]
     by: i64,
     #[command(flatten)]
     level: Level,
@@ -61,7 +61,7 @@ pub struct Members {
     /// sets/collection/id
     entity: Entity,
     /// Members: JSON; what is no JSON is taken as text
-    #[arg(required = true, allow_hyphen_values = true)]
+    #[arg(required = true, allow_negative_numbers = true)]
     members: Vec<String>,
     #[command(flatten)]
     level: Level,

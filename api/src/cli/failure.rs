@@ -1,6 +1,6 @@
 //! How a command failed, and which exit code that is.
 
-use std::fmt::Display;
+use std::fmt::{Display, Formatter};
 
 use crate::client::{ClientError, Problem};
 use crate::config::ConfigError;
@@ -49,21 +49,25 @@ impl Failure {
 
     /// Says it on standard error; a server's problem with all that it told.
     pub fn print(&self) {
-        let message = match self {
-            Failure::Refused(problem) => {
-                eprintln!("{} {problem}", paint(Paint::Red, "error:"));
-                if !problem.code.is_empty() {
-                    eprintln!("{}", problem.body);
-                }
-                return;
-            }
+        eprintln!("{} {self}", paint(Paint::Red, "error:"));
+        if let Failure::Refused(problem) = self
+            && !problem.code.is_empty()
+        {
+            eprintln!("{}", problem.body);
+        }
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Refused(problem) => write!(f, "{problem}"),
             Failure::Failed(message)
             | Failure::Usage(message)
             | Failure::Unreachable(message)
             | Failure::Absent(message)
-            | Failure::Different(message) => message,
-        };
-        eprintln!("{} {message}", paint(Paint::Red, "error:"));
+            | Failure::Different(message) => f.write_str(message),
+        }
     }
 }
 

@@ -17,9 +17,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
+use tokio::task::{JoinError, JoinSet};
 
 use super::output::Progress;
 use super::{Common, Failure, Output, file};
@@ -74,7 +73,7 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
     let mut progress = Progress::new("importing");
     let (mut read, mut line, mut text) = (0u64, 0u64, String::new());
     let mut batch = Batch::new(0);
-    let mut flying = FuturesUnordered::new();
+    let mut flying = JoinSet::new();
     let mut busy: Vec<(u64, HashSet<String>)> = Vec::new();
     let mut outcome = Outcome::default();
     loop {
@@ -91,12 +90,12 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
                 busy.len() >= IN_FLIGHT || busy.iter().any(|(_, e)| !e.is_disjoint(&batch.entities))
             };
             while waits(&busy) {
-                landed(flying.next().await, &mut busy, &mut outcome)?;
+                landed(flying.join_next().await, &mut busy, &mut outcome)?;
             }
             busy.push((batch.number, std::mem::take(&mut batch.entities)));
             let next = Batch::new(batch.number + 1);
-            let (sent, key) = (std::mem::replace(&mut batch, next), options.key.as_deref());
-            flying.push(send(common, client.clone(), sent, key));
+            let (sent, key) = (std::mem::replace(&mut batch, next), options.key.clone());
+            flying.spawn(send(common.clone(), client.clone(), sent, key));
         }
         progress.at(read, size);
         if end {
@@ -104,7 +103,7 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
         }
     }
     while !busy.is_empty() {
-        landed(flying.next().await, &mut busy, &mut outcome)?;
+        landed(flying.join_next().await, &mut busy, &mut outcome)?;
     }
     drop(progress);
     report(common.output, &outcome, started)
@@ -129,18 +128,20 @@ fn report(output: Output, outcome: &Outcome, started: Instant) -> Result<(), Fai
 type Landed = Result<(u64, Outcome), Failure>;
 
 fn landed(
-    landed: Option<Landed>,
+    landed: Option<Result<Landed, JoinError>>,
     busy: &mut Vec<(u64, HashSet<String>)>,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
-    let (number, part) = landed.expect("what is busy is in flight")?;
+    let (number, part) = landed
+        .expect("what is busy is in flight")
+        .map_err(|e| Failure::failed(e.to_string()))??;
     busy.retain(|(other, _)| *other != number);
     outcome.applied += part.applied;
     outcome.refused += part.refused;
     Ok(())
 }
 
-async fn send(common: &Common, client: Client, batch: Batch, key: Option<&str>) -> Landed {
+async fn send(common: Common, client: Client, batch: Batch, key: Option<String>) -> Landed {
     let mut call = Call::post("/v1/batch", json!({"operations": batch.operations}));
     if let Some(key) = key {
         let key = format!("{key}/{}", batch.number);

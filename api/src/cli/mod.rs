@@ -44,9 +44,9 @@ struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// The server to ask.
+    /// The server to ask; for `check`, repeatedly: the servers to compare.
     #[arg(long, global = true, env = "ATOLL_URL", default_value = "http://127.0.0.1:7401")]
-    pub url: String,
+    pub url: Vec<String>,
     /// Form of the results.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub output: Output,
@@ -84,7 +84,8 @@ enum Command {
     /// Print an entity's or a collection's changes as they happen.
     Watch(watch::Options),
     /// Run a command at an owned entity.
-    Command(edit::Owned),
+    #[command(name = "command")]
+    Owned(edit::Owned),
     /// Look at the cluster.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -126,9 +127,9 @@ pub fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<(), Failure> {
-    // Only servers profit from several threads; everything else is one client.
+    // Servers use all cores, an import parses beside its requests; the rest is one client.
     let mut builder = match cli.command {
-        Command::Serve(_) | Command::BenchBaseline(_) => {
+        Command::Serve(_) | Command::BenchBaseline(_) | Command::Import(_) => {
             tokio::runtime::Builder::new_multi_thread()
         }
         _ => tokio::runtime::Builder::new_current_thread(),
@@ -151,7 +152,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Add(what) => edit::members(&common, what, "add").await,
         Command::Remove(what) => edit::members(&common, what, "remove").await,
         Command::Watch(options) => watch::run(&common, options).await,
-        Command::Command(what) => edit::command(&common, what).await,
+        Command::Owned(what) => edit::command(&common, what).await,
         Command::Cluster(command) => cluster::run(&common, command).await,
         Command::Check(options) => check::run(&common, options).await,
         Command::Export(options) => export::run(&common, options).await,
@@ -166,7 +167,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 impl Common {
     /// A client of the server.
     pub fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(&self.url)?)
+        let url = self.url.last().expect("there is a default");
+        Ok(Client::new(url)?)
     }
 
     /// Shows the call if that was asked for.

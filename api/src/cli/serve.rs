@@ -23,8 +23,7 @@ pub struct Options {
 /// Runs the node.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let config = Config::load(options.config.as_deref())?;
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
-        .map_err(|e| Failure::Usage(format!("`log.level` is no filter: {e}")))?;
+    let filter = tracing_subscriber::EnvFilter::new(&config.log.level);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let shutdown = stopped(options.exit_with_stdin)?;
     Ok(crate::server::run(config, shutdown).await?)
@@ -40,7 +39,8 @@ pub fn stopped(with_stdin: bool) -> Result<impl Future<Output = ()>, Failure> {
         // A thread: reading standard input cannot be cancelled, and the process ends under it.
         std::thread::spawn(move || {
             drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-            drop(ended.send(()));
+            // Nobody listens if the process ends for another reason.
+            let _ = ended.send(());
         });
         None
     } else {

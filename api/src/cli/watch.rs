@@ -2,6 +2,8 @@
 //!
 //! Invariant: after a break it resumes from the last cursor that it printed.
 
+use std::io::Write;
+
 use clap::Args;
 use hyper::header::ACCEPT;
 use serde_json::Value;
@@ -36,7 +38,11 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
     let mut left = options.count;
     while left != Some(0) {
         let event = feed.next().await?;
-        print(&event, common.output);
+        if let Err(error) = print(&event, common.output) {
+            // Whoever read us has seen enough.
+            let gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+            return if gone { Ok(()) } else { Err(Failure::of("standard output")(error)) };
+        }
         if event.name == "error" {
             match event.entity()["code"].as_str().or(event.data["code"].as_str()) {
                 Some("unauthorized") => return Err(Failure::failed("no longer allowed to watch")),
@@ -71,15 +77,15 @@ fn path(options: &Options) -> Result<String, Failure> {
     })
 }
 
-fn print(event: &Event, output: Output) {
+fn print(event: &Event, output: Output) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
     if output == Output::Json {
-        println!("{}", event.line);
-        return;
+        return writeln!(out, "{}", event.line);
     }
     let entity = event.entity();
     let field = |name: &str| entity[name].as_str().unwrap_or_default();
     match event.name.as_str() {
-        "progress" => {}
+        "progress" => Ok(()),
         "snapshot" | "change" | "delete" => {
             let name = format!("{}/{}/{}", field("kind"), field("collection"), field("id"));
             let value = match &entity["value"] {
@@ -90,8 +96,8 @@ fn print(event: &Event, output: Output) {
                 "" => String::new(),
                 region => paint(Paint::Dim, &format!("  from {region}")),
             };
-            println!("{:<8} {name}  {value}{origin}", event.name);
+            writeln!(out, "{:<8} {name}  {value}{origin}", event.name)
         }
-        other => println!("{other}"),
+        other => writeln!(out, "{other}"),
     }
 }

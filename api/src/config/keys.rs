@@ -19,6 +19,8 @@ pub enum Shape {
     Text(bool),
     /// One word of `[a-z0-9._-]`, 1-63 characters.
     Word,
+    /// A filter for logs.
+    Filter,
     /// `ip:port` to listen on.
     Listen,
     /// `host:port`, or empty.
@@ -64,7 +66,7 @@ pub const KEYS: &[Key] = &[
     key("limits.json_depth", Shape::Count("levels", 2, 128)),
     key("limits.batch_operations", Shape::Count("operations", 1, 100_000)),
     key("limits.subscriptions", Shape::Count("subscriptions", 0, 1_000_000)),
-    key("log.level", Shape::Text(true)),
+    key("log.level", Shape::Filter),
 ];
 
 impl Key {
@@ -92,6 +94,9 @@ impl Shape {
             Shape::Text(true) => "text that is not empty".into(),
             Shape::Text(false) => "text".into(),
             Shape::Word => "1-63 characters of a-z, 0-9, '.', '_' and '-'".into(),
+            Shape::Filter => "error, warn, info, debug or trace, or directives such as \
+                              \"info,quinn=warn\""
+                .into(),
             Shape::Listen => "an address such as \"127.0.0.1:7401\" or \"[::]:7401\"".into(),
             Shape::Endpoint => "\"host:port\", or \"\" for the listen address".into(),
             Shape::Endpoints => "a list such as [\"host-a:7401\", \"host-b:7401\"]".into(),

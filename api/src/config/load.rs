@@ -225,6 +225,11 @@ fn fits(shape: Shape, text: &str) -> bool {
             let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
             (1..=63).contains(&text.len()) && text.chars().all(good)
         }
+        // The parser takes any single word for the name of a module.
+        Shape::Filter => {
+            let word = |part: &str| !part.contains('=') && part.parse::<tracing::Level>().is_err();
+            tracing_subscriber::EnvFilter::try_new(text).is_ok() && !text.split(',').all(word)
+        }
         Shape::Listen => text.parse::<SocketAddr>().is_ok(),
         Shape::Endpoint => text.is_empty() || is_endpoint(text),
         Shape::Endpoints | Shape::Choices(_) | Shape::Count(..) => false,

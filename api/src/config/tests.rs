@@ -110,6 +110,14 @@ fn wrong_values_name_the_remedy() {
 }
 
 #[test]
+fn filters() {
+    assert!(load("[log]\nlevel = \"info,quinn=warn\"\n", &[]).is_ok());
+    for wrong in ["loud", "", "quinn=loud"] {
+        assert!(load(&format!("[log]\nlevel = \"{wrong}\"\n"), &[]).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn contradictions_and_syntax() {
     refused(
         "[store]\nlog_mb = 600\n",
