@@ -11,12 +11,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::accept::{Form, negotiate};
-use super::change::{Terms, Verb, answer, body_depth, change, not_assignable};
+use super::change::{Terms, Verb, answer, body_depth, change, check_method};
 use super::problem::{Code, Problem};
 use super::query::Query;
 use super::{App, address, json, render, request, stream, version};
 use crate::node::WriteError;
-use atoll_store::name::Kind;
 
 /// Levels that reads and writes are served at, by a region of one node.
 pub(super) const READ_LEVELS: &[&str] = &["one"];
@@ -150,9 +149,7 @@ async fn write(app: &App, verb: Verb, request: Request) -> Response {
 
 async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let key = address::entity(parts.uri.path())?;
-    if verb == Verb::Put && matches!(key.kind, Kind::Counters | Kind::Sets | Kind::Maps) {
-        return Err(not_assignable());
-    }
+    check_method(key.kind, verb)?;
     if negotiate(&parts.headers)? != Form::Json {
         return Err(Problem::new(Code::NotAcceptable, "a write is answered in application/json"));
     }
