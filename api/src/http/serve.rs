@@ -181,3 +181,96 @@ impl Service<Request<Incoming>> for Surface {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::{Notify, oneshot};
+
+    /// A server on a port of its own; dropping `stop` stops it.
+    struct Running {
+        port: u16,
+        stop: Option<oneshot::Sender<()>>,
+        done: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    async fn start(router: Router, limits: Limits) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async { drop(stopped.await) };
+        let done =
+            tokio::spawn(async move { serve_with(listener, router, &limits, shutdown).await });
+        Running { port, stop: Some(stop), done }
+    }
+
+    impl Running {
+        /// Sends bytes and reads until the server closes.
+        async fn raw(&self, request: &str) -> String {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.expect("connected");
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            let mut answer = Vec::new();
+            let read = stream.read_to_end(&mut answer);
+            let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+            read.expect("closed in time").expect("read");
+            String::from_utf8(answer).expect("UTF-8")
+        }
+
+        async fn get(&self, path: &str) -> String {
+            self.raw(&format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_own_request() {
+        async fn broken() -> &'static str {
+            panic!("on purpose")
+        }
+        let router = Router::new().route("/broken", get(broken)).route("/", get(async || "fine"));
+        let server = start(router, Limits::default()).await;
+        let answer = server.get("/broken").await;
+        assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+        assert!(answer.contains("\"code\":\"internal\"") && answer.contains("\"unknown\""));
+        assert!(server.get("/").await.ends_with("fine"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_head_is_cut_off() {
+        let router = Router::new().route("/", get(async || "fine"));
+        let server = start(router, Limits { head_ms: 50, ..Limits::default() }).await;
+        let answer = server.raw("GET / HTTP/1.1\r\nhost: ").await;
+        assert!(!answer.contains("200"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_running_requests() {
+        let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (on_enter, on_release) = (entered.clone(), release.clone());
+        let slow = async move || {
+            on_enter.notify_one();
+            on_release.notified().await;
+            "done"
+        };
+        let mut server = start(Router::new().route("/", get(slow)), Limits::default()).await;
+        let stop = server.stop.take().expect("running");
+        let (answer, ()) = tokio::join!(server.get("/"), async {
+            entered.notified().await;
+            drop(stop);
+            release.notify_one();
+        });
+        assert!(answer.ends_with("done"), "{answer}");
+        let done = tokio::time::timeout(Duration::from_secs(10), server.done).await;
+        done.expect("stops in time").expect("no panic").expect("no error");
+    }
+
+    #[tokio::test]
+    async fn connections_above_the_limit_wait() {
+        let router = Router::new().route("/", get(async || "fine"));
+        let server = start(router, Limits { connections: 1, ..Limits::default() }).await;
+        let held = TcpStream::connect(("127.0.0.1", server.port)).await.expect("connected");
+        let (answer, ()) = tokio::join!(server.get("/"), async { drop(held) });
+        assert!(answer.ends_with("fine"), "{answer}");
+    }
+}
