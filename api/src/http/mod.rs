@@ -169,8 +169,10 @@ mod tests {
     #[test]
     fn every_operation_tells_every_code() {
         let api = description();
+        let mut ids = std::collections::BTreeSet::new();
         for (path, item) in api["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("operations") {
+                assert!(ids.insert(operation["operationId"].to_string()), "{method} {path}");
                 let text = operation["responses"]["default"]["description"].as_str();
                 let text = text.unwrap_or_else(|| panic!("{method} {path} has no problems"));
                 assert!(Code::ALL.iter().all(|code| text.contains(code.as_str())), "{path}");
