@@ -31,17 +31,22 @@ const REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
 #[utoipa::path(
     get, path = "/v1/{kind}/{collection}/{id}", tag = "entities",
     params(
-        ("kind" = String, Path, description = "counters, registers, multi-registers, flags, sets or maps"),
+        ("kind" = String, Path,
+            description = "counters, registers, multi-registers, flags, sets or maps"),
         ("collection" = String, Path, description = "1-64 of [a-z0-9._-]"),
         ("id" = String, Path, description = "1-256 bytes of UTF-8, percent-encoded"),
         ("consistency" = Option<String>, Query, description = "one"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("since" = Option<String>, Query, description = "streams: the cursor to resume after"),
-        ("If-None-Match" = Option<String>, Header, description = "answers 304 if the version is the same"),
-        ("Last-Event-ID" = Option<String>, Header, description = "streams: the cursor to resume after"),
+        ("If-None-Match" = Option<String>, Header,
+            description = "answers 304 if the version is the same"),
+        ("Last-Event-ID" = Option<String>, Header,
+            description = "streams: the cursor to resume after"),
     ),
     responses(
-        (status = 200, description = "{kind, collection, id, value, version, conflicts?}", content_type = "application/json"),
+        (status = 200,
+            description = "{kind, collection, id, value, version, conflicts?}",
+            content_type = "application/json"),
         (status = 304, description = "the version is the same"),
     ),
 )]
@@ -64,11 +69,20 @@ pub(super) async fn get(State(app): State<App>, request: Request) -> Response {
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-128 visible ASCII; makes the write safe to repeat"),
-        ("If-Match" = Option<String>, Header, description = "multi-registers: the version that the write supersedes"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("If-Match" = Option<String>, Header,
+            description = "multi-registers: the version that the write supersedes"),
     ),
-    request_body(content_type = "application/json", description = "an operation, or an array of them"),
-    responses((status = 200, description = "{kind, collection, id, value, version}, after the change", content_type = "application/json")),
+    request_body(
+        content_type = "application/json",
+        description = "an operation, or an array of them",
+    ),
+    responses((
+            status = 200,
+            description = "{kind, collection, id, value, version}, after the change",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
     write(&app, Verb::Post, request).await
@@ -83,11 +97,17 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-128 visible ASCII; makes the write safe to repeat"),
-        ("If-Match" = Option<String>, Header, description = "multi-registers: the version that the write supersedes"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("If-Match" = Option<String>, Header,
+            description = "multi-registers: the version that the write supersedes"),
     ),
     request_body(content_type = "application/json", description = "the raw value"),
-    responses((status = 200, description = "{kind, collection, id, value, version}, after the change", content_type = "application/json")),
+    responses((
+            status = 200,
+            description = "{kind, collection, id, value, version}, after the change",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn put(State(app): State<App>, request: Request) -> Response {
     write(&app, Verb::Put, request).await
@@ -102,9 +122,14 @@ pub(super) async fn put(State(app): State<App>, request: Request) -> Response {
         ("kind" = String, Path), ("collection" = String, Path), ("id" = String, Path),
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1-128 visible ASCII; makes the write safe to repeat"),
     ),
-    responses((status = 200, description = "{kind, collection, id, value: null, existed, version}", content_type = "application/json")),
+    responses((
+            status = 200,
+            description = "{kind, collection, id, value: null, existed, version}",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn delete(State(app): State<App>, request: Request) -> Response {
     write(&app, Verb::Delete, request).await

@@ -72,8 +72,8 @@ fn add_problems(operation: &mut Operation) {
 
 fn introduction() -> String {
     format!(
-        "A geo-replicated store of CRDTs. An entity is kind/collection/id. Every error is a problem \
-         (RFC 9457) with type, title, status, detail, instance, code, outcome (applied, \
+        "A geo-replicated store of CRDTs. An entity is kind/collection/id. Every error is a \
+         problem (RFC 9457) with type, title, status, detail, instance, code, outcome (applied, \
          not-applied or unknown) and retryable; what is retryable carries Retry-After.\n\n\
          Codes:\n\n{}",
         codes()
