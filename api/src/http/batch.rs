@@ -30,10 +30,18 @@ use atoll_store::name::EntityKey;
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entities expire"),
-        ("Idempotency-Key" = Option<String>, Header, description = "makes the batch safe to repeat"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "makes the batch safe to repeat"),
     ),
-    request_body(content_type = "application/json", description = "{operations: [{method, path, body}]}"),
-    responses((status = 200, description = "{results: [{status, body}]}, in the same order", content_type = "application/json")),
+    request_body(
+        content_type = "application/json",
+        description = "{operations: [{method, path, body}]}",
+    ),
+    responses((
+            status = 200,
+            description = "{results: [{status, body}]}, in the same order",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
