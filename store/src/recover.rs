@@ -15,7 +15,7 @@ use crate::backend::Backend;
 use crate::checkpoint::{self, LoadError, ShardRecord};
 use crate::committer::{log_key, log_position, unpack};
 use crate::dot::{Dot, Hlc, Origin};
-use crate::engine::{Engine, Options, Quarantined, Readiness, Staged, StoreError};
+use crate::engine::{Changed, Engine, Options, Quarantined, Readiness, Staged, StoreError};
 use crate::log::{Entry, Log};
 use crate::operation::Operation;
 use crate::record::{self, RecordError, RecordKind};
@@ -64,6 +64,7 @@ impl Engine {
         engine.expiries =
             checkpoint::indexed(&*engine.backend).map_err(index_error)?.into_iter().collect();
         engine.replay_log()?;
+        engine.show_replayed();
         engine.starts.push((origin, engine.log.next()));
         let excess = engine.starts.len().saturating_sub(STARTS_KEPT);
         engine.starts.drain(..excess);
@@ -98,6 +99,17 @@ impl Engine {
                     Err(damaged) => tracing::error!(%damaged, "log record lost; peers are asked"),
                 }
                 self.log.set_next(self.log.next().max(first + 1));
+            }
+        }
+    }
+
+    /// What was replayed is on disk only as log: readers need its image.
+    fn show_replayed(&mut self) {
+        let position = self.log.next().saturating_sub(1);
+        let replayed = self.shards.values().flat_map(|shard| shard.dirty.iter().cloned());
+        for key in replayed.collect::<Vec<_>>() {
+            if let Ok(image) = self.image(&key) {
+                self.staged.changes.push(Changed { position, key, image, origin: None });
             }
         }
     }
