@@ -209,7 +209,26 @@ impl Engine {
         Ok(keys)
     }
 
+    /// This copy's keys in a chunk's range.
+    fn keys_of(&self, id: ShardId, chunk: &Chunk) -> Result<Vec<EntityKey>, Quarantined> {
+        let within = |key: &EntityKey| chunk.until.as_ref().is_none_or(|until| key <= until);
+        let mut keys = Vec::new();
+        let mut after = chunk.after.clone();
+        loop {
+            let page = self.keys_after(id, after.as_ref(), PAGE)?;
+            let Some(last) = page.last().cloned() else { return Ok(keys) };
+            keys.extend(page.into_iter().filter(within));
+            if !within(&last) {
+                return Ok(keys);
+            }
+            after = Some(last);
+        }
+    }
+
     /// Merges a whole transfer, visible at once with the batch that this stages (R3).
+    ///
+    /// A damaged entity stays as unknown as it was, and holds up nothing (R8). An error changes
+    /// nothing.
     pub fn switch(&mut self, id: ShardId, incoming: Incoming) -> Result<(), Quarantined> {
         let before = self.vector(id);
         let Some(rise) = incoming.chunks.first().map(|chunk| chunk.vector.clone()) else {
@@ -217,9 +236,12 @@ impl Engine {
         };
         let mut risen = before.clone();
         risen.join(&rise);
+        // All that can fail comes before the first merge: half a transfer is no state.
+        let keys: Result<Vec<_>, _> =
+            incoming.chunks.iter().map(|chunk| self.keys_of(id, chunk)).collect();
         let mut changed = Vec::new();
-        for chunk in incoming.chunks {
-            changed.extend(self.merge_chunk(id, chunk, &before, &risen)?);
+        for (chunk, keys) in incoming.chunks.into_iter().zip(keys?) {
+            changed.extend(self.merge_chunk(id, chunk, keys, &before, &risen));
         }
         let shard = self.shards.entry(id).or_default();
         shard.vector = risen;
@@ -232,22 +254,14 @@ impl Engine {
         &mut self,
         id: ShardId,
         chunk: Chunk,
+        keys: Vec<EntityKey>,
         before: &VersionVector,
         risen: &VersionVector,
-    ) -> Result<Vec<EntityKey>, Quarantined> {
+    ) -> Vec<EntityKey> {
         let mut theirs: std::collections::BTreeMap<EntityKey, Entity> =
             chunk.states.into_iter().map(State::into_entity).collect();
-        let mut after = chunk.after;
-        'pages: loop {
-            let page = self.keys_after(id, after.as_ref(), PAGE)?;
-            for key in &page {
-                if chunk.until.as_ref().is_some_and(|until| key > until) {
-                    break 'pages;
-                }
-                theirs.entry(key.clone()).or_default();
-            }
-            let Some(last) = page.last() else { break };
-            after = Some(last.clone());
+        for key in keys {
+            theirs.entry(key).or_default();
         }
         let mut changed = Vec::new();
         for (key, other) in theirs {
@@ -261,13 +275,13 @@ impl Engine {
                 }
             };
             let stamp = stamp_of(&other);
-            if self.alter(id, &key, merge)? {
+            if self.alter(id, &key, merge) == Ok(true) {
                 changed.push(key);
             }
             let shard = self.shards.entry(id).or_default();
             shard.stamp = shard.stamp.max(stamp);
         }
-        Ok(changed)
+        changed
     }
 
     /// Changes an entity outside the log; answers whether what it shows changed.
