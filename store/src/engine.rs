@@ -359,7 +359,8 @@ impl Engine {
         due.take(limit).map(|(_, key)| key.clone()).collect()
     }
 
-    /// Encoded operations of `origin` from `from` on, up to about `budget` bytes.
+    /// Encoded operations of `origin` from `from` on, up to about `budget` bytes; none if `from`
+    /// was not seen yet. `Trimmed` also where they came as state and never were in this log.
     pub fn operations(
         &self,
         shard: ShardId,
@@ -367,7 +368,14 @@ impl Engine {
         from: u64,
         budget: usize,
     ) -> Result<Vec<Bytes>, Trimmed> {
-        self.log.operations(&*self.backend, shard, origin, from, budget)
+        let seen = |shard: &Shard| shard.vector.sequence(origin) >= from;
+        let seen = self.shards.get(&shard).is_some_and(seen);
+        let found = self.log.operations(&*self.backend, shard, origin, from, budget);
+        if seen {
+            found.and_then(|some| if some.is_empty() { Err(Trimmed) } else { Ok(some) })
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     /// Takes what was staged since the last call, as the next commit.

@@ -80,13 +80,14 @@ impl Reader {
         slot.insert(changed.key.clone(), changed.image.clone());
     }
 
-    /// Shows what a commit made durable, and forgets what was evicted.
+    /// Forgets what a commit evicted, and shows what it made durable: what was evicted and then
+    /// changed before the commit is shown.
     pub fn release(&self, staged: &Staged) {
-        for changed in &staged.changes {
-            self.publish(changed);
-        }
         for key in &staged.evicted {
             self.slot(key).write().expect("no panic under this lock").remove(key);
+        }
+        for changed in &staged.changes {
+            self.publish(changed);
         }
     }
 

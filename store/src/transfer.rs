@@ -9,6 +9,7 @@
 //!
 //! Left out: staging on disk. A transfer in the making is held in memory, one shard at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -209,7 +210,26 @@ impl Engine {
         Ok(keys)
     }
 
+    /// This copy's keys in a chunk's range.
+    fn keys_of(&self, id: ShardId, chunk: &Chunk) -> Result<Vec<EntityKey>, Quarantined> {
+        let within = |key: &EntityKey| chunk.until.as_ref().is_none_or(|until| key <= until);
+        let mut keys = Vec::new();
+        let mut after = chunk.after.clone();
+        loop {
+            let page = self.keys_after(id, after.as_ref(), PAGE)?;
+            let Some(last) = page.last().cloned() else { return Ok(keys) };
+            keys.extend(page.into_iter().filter(within));
+            if !within(&last) {
+                return Ok(keys);
+            }
+            after = Some(last);
+        }
+    }
+
     /// Merges a whole transfer, visible at once with the batch that this stages (R3).
+    ///
+    /// A damaged entity stays as unknown as it was, and holds up nothing (R8). An error changes
+    /// nothing.
     pub fn switch(&mut self, id: ShardId, incoming: Incoming) -> Result<(), Quarantined> {
         let before = self.vector(id);
         let Some(rise) = incoming.chunks.first().map(|chunk| chunk.vector.clone()) else {
@@ -217,9 +237,12 @@ impl Engine {
         };
         let mut risen = before.clone();
         risen.join(&rise);
+        // All that can fail comes before the first merge: half a transfer is no state.
+        let keys: Result<Vec<_>, _> =
+            incoming.chunks.iter().map(|chunk| self.keys_of(id, chunk)).collect();
         let mut changed = Vec::new();
-        for chunk in incoming.chunks {
-            changed.extend(self.merge_chunk(id, chunk, &before, &risen)?);
+        for (chunk, keys) in incoming.chunks.into_iter().zip(keys?) {
+            changed.extend(self.merge_chunk(id, chunk, keys, &before, &risen));
         }
         let shard = self.shards.entry(id).or_default();
         shard.vector = risen;
@@ -232,22 +255,14 @@ impl Engine {
         &mut self,
         id: ShardId,
         chunk: Chunk,
+        keys: Vec<EntityKey>,
         before: &VersionVector,
         risen: &VersionVector,
-    ) -> Result<Vec<EntityKey>, Quarantined> {
+    ) -> Vec<EntityKey> {
         let mut theirs: std::collections::BTreeMap<EntityKey, Entity> =
             chunk.states.into_iter().map(State::into_entity).collect();
-        let mut after = chunk.after;
-        'pages: loop {
-            let page = self.keys_after(id, after.as_ref(), PAGE)?;
-            for key in &page {
-                if chunk.until.as_ref().is_some_and(|until| key > until) {
-                    break 'pages;
-                }
-                theirs.entry(key.clone()).or_default();
-            }
-            let Some(last) = page.last() else { break };
-            after = Some(last.clone());
+        for key in keys {
+            theirs.entry(key).or_default();
         }
         let mut changed = Vec::new();
         for (key, other) in theirs {
@@ -261,13 +276,13 @@ impl Engine {
                 }
             };
             let stamp = stamp_of(&other);
-            if self.alter(id, &key, merge)? {
+            if self.alter(id, &key, merge) == Ok(true) {
                 changed.push(key);
             }
             let shard = self.shards.entry(id).or_default();
             shard.stamp = shard.stamp.max(stamp);
         }
-        Ok(changed)
+        changed
     }
 
     /// Changes an entity outside the log; answers whether what it shows changed.
@@ -378,31 +393,24 @@ impl Engine {
         mut entity: Entity,
         vector: &VersionVector,
     ) -> Result<(), Trimmed> {
+        if !self.shards.get(&id).is_some_and(|shard| shard.quarantined.contains(key)) {
+            return Ok(());
+        }
         let context = entity.context(vector).into_owned();
         entity.set_ahead(Some(Arc::new(context.clone())));
-        for (origin, sequence) in self.vector(id).iter() {
-            let mut next = context.sequence(origin) + 1;
-            while next <= sequence {
-                let operations = self.operations(id, origin, next, 1 << 20)?;
-                for bytes in &operations {
-                    let operation = Operation::decode(bytes).map_err(|_| Trimmed)?;
-                    for part in operation.parts.iter().filter(|part| part.key == *key) {
-                        entity.apply(&operation, part);
-                    }
-                }
-                next += operations.len().max(1) as u64;
+        for operation in self.logged_after(id, key, &context)? {
+            for part in &operation.parts {
+                entity.apply(&operation, part);
             }
         }
         let own = self.vector(id);
         entity.advance(&own, &context);
-        let shard = self.shards.entry(id).or_default();
-        if !shard.quarantined.contains(key) {
-            return Ok(());
-        }
         self.recount(id);
         self.shards.entry(id).or_default().quarantined.remove(key);
         let mut hot = crate::shard::Hot::absent();
         hot.head_parts = Some(DAMAGED_PARTS);
+        hot.indexed = self.expiries.iter().find(|(_, of)| of == key).map(|(at, _)| *at);
+        self.watch_expiry(key, hot.indexed, entity.expires_at());
         hot.entity = entity;
         hot.mark(None);
         let shard = self.shards.entry(id).or_default();
@@ -418,6 +426,45 @@ impl Engine {
 }
 
 impl Engine {
+    /// What this log holds on one entity beyond `context`, causes before their effects.
+    fn logged_after(
+        &self,
+        id: ShardId,
+        key: &EntityKey,
+        context: &VersionVector,
+    ) -> Result<Vec<Operation>, Trimmed> {
+        let mut waiting: Vec<VecDeque<Operation>> = Vec::new();
+        for (origin, sequence) in self.vector(id).iter() {
+            let mut queue = VecDeque::new();
+            let mut next = context.sequence(origin) + 1;
+            while next <= sequence {
+                let found = self.operations(id, origin, next, 1 << 20)?;
+                next += found.len() as u64;
+                for bytes in &found {
+                    let mut operation = Operation::decode(bytes).map_err(|_| Trimmed)?;
+                    operation.parts.retain(|part| part.key == *key);
+                    queue.push_back(operation);
+                }
+            }
+            waiting.push(queue);
+        }
+        let (mut seen, mut ordered) = (context.clone(), Vec::new());
+        loop {
+            let before = ordered.len();
+            for queue in &mut waiting {
+                while queue.front().is_some_and(|next| next.named().all(|dot| seen.covers(dot))) {
+                    let operation = queue.pop_front().expect("there is a front");
+                    seen.raise(operation.dot.origin, operation.dot.sequence);
+                    ordered.push(operation);
+                }
+            }
+            if ordered.len() == before {
+                let done = waiting.iter().all(VecDeque::is_empty);
+                return if done { Ok(ordered) } else { Err(Trimmed) };
+            }
+        }
+    }
+
     /// Sums a shard's digest anew, without what is damaged: its recorded sum is not known.
     fn recount(&mut self, id: ShardId) {
         let (mut live, mut recorded) = (Vec::new(), Vec::new());
