@@ -45,6 +45,13 @@ pub fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
 
+/// Whether the client prefers an answer without the value (RFC 7240).
+pub fn prefers_minimal(headers: &HeaderMap) -> bool {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut each = preferences.flat_map(|value| value.split([',', ';']));
+    each.any(|one| one.trim().eq_ignore_ascii_case("return=minimal"))
+}
+
 /// The `Idempotency-Key`, if there is one.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();

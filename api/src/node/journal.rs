@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! 1. Entries are durable and in the order of positions; several may share one.
-//! 2. A subscriber is woken after the entry is there: what it then reads includes it.
+//! 2. It keeps no state alive: a state that was followed by another is read as that one.
+//! 3. A subscriber is woken after the entry is there: what it then reads includes it.
 //!
 //! Left out: older entries, which the log on disk holds.
 
@@ -27,7 +28,8 @@ const RING: usize = 65_536;
 pub(super) struct Entry {
     pub(super) position: u64,
     pub(super) key: EntityKey,
-    pub(super) image: Arc<Image>,
+    /// The state that it left, while that is the current one.
+    pub(super) image: Weak<Image>,
     pub(super) origin: Option<Origin>,
 }
 
@@ -195,7 +197,7 @@ impl Observer for Journal {
         {
             let mut ring = lock(&self.ring);
             for Changed { position, key, image, origin } in changes {
-                let (key, image) = (key.clone(), image.clone());
+                let (key, image) = (key.clone(), Arc::downgrade(image));
                 ring.entries.push_back(Entry { position: *position, key, image, origin: *origin });
                 ring.end = ring.end.max(*position);
             }

@@ -13,7 +13,7 @@
 //! 3. `next` may be cancelled at any await: nothing is lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -46,6 +46,12 @@ enum Phase {
     Replay(Cursor, BTreeMap<Origin, Hlc>),
     Live,
     Ended,
+}
+
+/// A change to be told, and the position that its cursor names.
+struct Shown {
+    changed: Changed,
+    position: u64,
 }
 
 /// A running subscription.
@@ -280,7 +286,8 @@ impl Subscription {
                 Ok(())
             }
             Tail::Entries(entries) => {
-                self.show(entries);
+                let shown = self.resolve(entries).await?;
+                self.show(shown);
                 self.position = reached;
                 Ok(())
             }
@@ -311,21 +318,35 @@ impl Subscription {
         }
     }
 
-    /// Queues changes, each entity's newest state once.
-    fn show(&mut self, entries: Vec<Entry>) {
+    /// Each entity once, at its last change: its state then, or a later one.
+    async fn resolve(&self, entries: Vec<Entry>) -> Result<Vec<Shown>, ReadError> {
         let last: BTreeMap<EntityKey, usize> =
             entries.iter().enumerate().map(|(at, entry)| (entry.key.clone(), at)).collect();
         let places: Vec<u64> = entries.iter().map(|entry| entry.position).collect();
+        let mut shown = Vec::with_capacity(last.len());
         for (at, entry) in entries.into_iter().enumerate() {
             if last.get(&entry.key) != Some(&at) {
                 continue;
             }
+            let image = match entry.image.upgrade() {
+                Some(image) => image,
+                None => self.node.read(&entry.key).await?,
+            };
             // Of several changes with one position, only the last has been followed by all.
             let more = places.get(at + 1) == Some(&entry.position);
-            let cursor = self.cursor(entry.position - u64::from(more));
+            let position = entry.position - u64::from(more);
             let origin_region = self.node.region_of(entry.origin);
-            let changed = Changed { key: entry.key, image: entry.image, origin_region };
-            self.told = entry.position;
+            let changed = Changed { key: entry.key, image, origin_region };
+            shown.push(Shown { changed, position });
+        }
+        Ok(shown)
+    }
+
+    /// Queues changes.
+    fn show(&mut self, shown: Vec<Shown>) {
+        for Shown { changed, position } in shown {
+            let cursor = self.cursor(position);
+            self.told = position;
             self.queue.push_back((Record::Changed(changed), cursor));
         }
     }
@@ -349,11 +370,11 @@ impl Subscription {
         let mut entries = Vec::new();
         for (position, bytes) in page {
             for (key, origin) in keys_of(&bytes).into_iter().filter(|(key, _)| what.takes(key)) {
-                let image = self.node.read(&key).await?;
-                entries.push(Entry { position, key, image, origin });
+                entries.push(Entry { position, key, image: Weak::new(), origin });
             }
         }
-        self.show(entries);
+        let shown = self.resolve(entries).await?;
+        self.show(shown);
         self.position = last;
         Ok(())
     }
