@@ -158,7 +158,7 @@ impl Model {
                 (Field::Register(held), FieldCommand::Set(value)) => *held = value.clone(),
                 (Field::Flag(held), FieldCommand::Enable(on)) => *held = *on,
                 (Field::Set(held), FieldCommand::Members { add, remove }) => {
-                    remove.iter().for_each(|value| drop(held.remove(value)));
+                    held.retain(|member| !remove.contains(member));
                     held.extend(add.iter().cloned());
                 }
                 _ => return false,
