@@ -130,6 +130,7 @@ pub struct Engine {
     pub(crate) expiries: BTreeSet<(Millis, EntityKey)>,
     pub(crate) starts: Vec<(Origin, u64)>,
     pub(crate) trim_at: u64,
+    pub(crate) trim_from: u64,
     pub(crate) facts: Vec<Bytes>,
 }
 

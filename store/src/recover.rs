@@ -62,6 +62,7 @@ impl Engine {
             expiries: BTreeSet::new(),
             starts: directory.starts,
             trim_at: 0,
+            trim_from: 0,
             facts: Vec::new(),
         };
         engine.expiries =

@@ -31,6 +31,9 @@ pub(super) struct Place {
     pub(super) clocks: BTreeMap<Origin, Hlc>,
 }
 
+/// Start, position, clocks.
+type Body = (Origin, u64, Vec<(Origin, Hlc)>);
+
 impl Cursor {
     /// Parses what a client sent back; `None` if it is no cursor.
     pub fn parse(text: &str) -> Option<Cursor> {
@@ -56,8 +59,7 @@ impl Cursor {
             return None;
         }
         let body = URL_SAFE_NO_PAD.decode(&self.0).ok()?;
-        let (place, rest): ((Origin, u64, Vec<(Origin, Hlc)>), _) =
-            postcard::take_from_bytes(&body).ok()?;
+        let (place, rest): (Body, _) = postcard::take_from_bytes(&body).ok()?;
         let (start, position, clocks) = place;
         rest.is_empty().then(|| Place { start, position, clocks: clocks.into_iter().collect() })
     }

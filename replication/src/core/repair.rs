@@ -46,17 +46,17 @@ impl Core {
         self.send(peer, &Message::Sums { shard, vector, after, sums, more });
     }
 
-    pub(super) fn repair_message(&mut self, now: Millis, peer: NodeId, message: Message) {
+    pub(super) fn repair_message(&mut self, peer: NodeId, message: Message) {
         match message {
-            Message::Sums { shard, vector, after, sums, more } => {
-                if vector == self.engine.vector(shard) {
-                    self.compare_sums(peer, shard, after, sums, more);
-                }
+            Message::Sums { shard, vector, after, sums, more }
+                if vector == self.engine.vector(shard) =>
+            {
+                self.compare_sums(peer, shard, after, sums, more);
             }
-            Message::Repair { shard, vector, state, removed } => {
-                if vector == self.engine.vector(shard) {
-                    self.repair(peer, shard, state, removed);
-                }
+            Message::Repair { shard, vector, state, removed }
+                if vector == self.engine.vector(shard) =>
+            {
+                self.repair(peer, shard, state, removed);
             }
             Message::EntityRequest { shard, key } => self.send_entity(peer, shard, key),
             Message::EntityReply { shard, vector, state } => {
@@ -68,7 +68,6 @@ impl Core {
             }
             _ => {}
         }
-        let _ = now;
     }
 
     /// Sends the entities of a range whose sums differ.

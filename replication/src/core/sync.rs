@@ -93,7 +93,7 @@ impl Core {
             Message::StateChunk { shard, chunk } => self.chunk(peer, shard, *chunk),
             Message::Ping { sent } => self.send(peer, &Message::Pong { sent, clock: now }),
             Message::Pong { sent, clock } => self.pong(now, peer, sent, clock),
-            other => self.repair_message(now, peer, other),
+            other => self.repair_message(peer, other),
         }
     }
 

@@ -1,3 +1,5 @@
+//! Tests of the committer: order, durability, failure.
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
