@@ -131,6 +131,7 @@ pub struct Engine {
     pub(crate) starts: Vec<(Origin, u64)>,
     pub(crate) trim_at: u64,
     pub(crate) trim_from: u64,
+    pub(crate) forget_before: Hlc,
     pub(crate) facts: Vec<Bytes>,
 }
 
@@ -258,6 +259,27 @@ impl Engine {
             }
         }
         Ok(shard.hot.get_mut(key).expect("just looked up or loaded"))
+    }
+
+    /// Retries stamped before `moment` may be forgotten: every operation stamped within 24 h of
+    /// them has come (R10). Only rises.
+    pub fn close_retries(&mut self, moment: Hlc) {
+        self.forget_before = self.forget_before.max(moment);
+    }
+
+    /// Forgets the retries of an entity that may be; answers how many stay.
+    pub fn forget_retries(&mut self, key: &EntityKey) -> Result<usize, Quarantined> {
+        let (id, moment) = (self.shard_of(key), self.forget_before);
+        let hot = self.hot(id, key)?;
+        let before = hot.entity.keys_len();
+        hot.entity.forget_retries(moment);
+        let after = hot.entity.keys_len();
+        if after < before {
+            hot.mark(None);
+            let shard = self.shards.entry(id).or_default();
+            shard.dirty.insert(key.clone());
+        }
+        Ok(after)
     }
 
     /// The effect of a change as seen here, to be stamped with `dot` and `stamp`. Changes nothing.

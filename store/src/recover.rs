@@ -63,6 +63,7 @@ impl Engine {
             starts: directory.starts,
             trim_at: 0,
             trim_from: 0,
+            forget_before: Hlc::default(),
             facts: Vec::new(),
         };
         engine.expiries =

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
+use metrics::{counter, gauge};
 use tokio::sync::Notify;
 
 use atoll_replication::core::Status;
@@ -176,6 +177,21 @@ impl Journal {
         self.closed.read().expect("no panic under this lock").clone()
     }
 
+    /// What `/metrics` shows of the core.
+    fn measure(&self, status: &Status) {
+        counter!("atoll_writes_total").absolute(status.writes);
+        counter!("atoll_divergences_total").absolute(status.diverged);
+        counter!("atoll_journal_position").absolute(status.journal_end.saturating_sub(1));
+        gauge!("atoll_entities").set(status.entities as f64);
+        gauge!("atoll_quarantined_entities").set(status.quarantined as f64);
+        gauge!("atoll_waiting_operations").set(status.waiting as f64);
+        gauge!("atoll_subscriptions").set(self.listening() as f64);
+        for (region, lag) in &status.lag {
+            gauge!("atoll_lag_operations", "region" => region.clone()).set(lag.operations as f64);
+            gauge!("atoll_lag_milliseconds", "region" => region.clone()).set(lag.ms as f64);
+        }
+    }
+
     fn wake(&self, changes: &[Changed]) {
         if self.listening() == 0 {
             return;
@@ -210,6 +226,7 @@ impl Observer for Journal {
     }
 
     fn status(&self, status: Status) {
+        self.measure(&status);
         let clocks = Arc::new(status.closed.clone());
         let closed = Closed { position: status.journal_end.saturating_sub(1), clocks };
         *self.closed.write().expect("no panic under this lock") = closed;

@@ -6,7 +6,9 @@
 //! 2. A clock of an origin is closed here once every operation that it had stamped by then is.
 
 use atoll_store::command::Refusal;
-use atoll_store::dot::{Hlc, Millis, Origin};
+use atoll_store::dot::{Hlc, Millis, Origin, VersionVector};
+use atoll_store::entity::RETRY_WINDOW_MS;
+use atoll_store::shard::ShardId;
 
 use super::Core;
 use super::peer::Peer;
@@ -42,6 +44,24 @@ impl Core {
         (median > SKEW_MS).then_some(Refusal::ClockSkew { ahead_ms: median.unsigned_abs() })
     }
 
+    /// Retries are forgotten 24 h behind the clocks that all peers, connected, have closed here.
+    fn close_retries(&mut self) {
+        let whole = self.peers.values().all(|peer| {
+            let caught_up = |(shard, vector): (&ShardId, &VersionVector)| {
+                vector.iter().all(|(o, seq)| self.engine.sequence(*shard, o) >= seq)
+            };
+            peer.connected && peer.compared && peer.vectors.iter().all(caught_up)
+        });
+        if !whole || self.peers.len() < self.me.seeds.min(1) {
+            return;
+        }
+        let origins = self.peers.values().map(|peer| Some(peer.hello.as_ref()?.origin));
+        let closed = origins.map(|o| self.closed.get(&o?).copied());
+        let lowest = closed.chain([Some(self.hlc)]).map(Option::unwrap_or_default).min();
+        let millis = lowest.unwrap_or_default().millis().saturating_sub(RETRY_WINDOW_MS);
+        self.engine.close_retries(Hlc::at(millis));
+    }
+
     /// Closes the clocks whose operations have all come.
     pub(super) fn close_clocks(&mut self) {
         let engine = &self.engine;
@@ -54,5 +74,6 @@ impl Core {
                 peer.closed = None;
             }
         }
+        self.close_retries();
     }
 }
