@@ -13,9 +13,6 @@ use atoll_store::transfer::{Chunk, State};
 
 use crate::transport::{Class, NodeId};
 
-/// Operations in one message are split above this many bytes.
-pub const OPERATIONS_BYTES: usize = 256 << 10;
-
 /// Who an origin is: a start of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {

@@ -12,6 +12,7 @@
 //!
 //! Left out: membership (every configured peer is a replica of every shard), quorums.
 
+mod bounds;
 mod clocks;
 pub mod message;
 mod peer;
@@ -35,6 +36,7 @@ use atoll_store::shard::ShardId;
 use atoll_store::transfer::Incoming;
 
 use crate::transport::{Class, NodeId};
+pub use bounds::Bounds;
 use message::{Fact, Message};
 use peer::Peer;
 pub use status::{Lag, PeerStatus, ShardStatus, Status};
@@ -141,6 +143,7 @@ pub struct Effects {
 /// The replication core of one node.
 pub struct Core {
     me: Identity,
+    bounds: Bounds,
     engine: Engine,
     hlc: Hlc,
     peers: BTreeMap<NodeId, Peer>,
@@ -202,9 +205,16 @@ impl Core {
             writes: 0,
             diverged: 0,
             changed: true,
+            bounds: Bounds::default(),
             me,
             engine,
         }
+    }
+
+    /// With other bounds than the default ones.
+    pub fn bounded(mut self, bounds: Bounds) -> Core {
+        self.bounds = bounds;
+        self
     }
 
     /// The store, for reading.

@@ -16,18 +16,12 @@ use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 use atoll_store::transfer::{Chunk, Incoming, Outgoing};
 
-use super::message::{Fact, Hello, Message, OPERATIONS_BYTES, ShardState, Want};
+use super::message::{Fact, Hello, Message, ShardState, Want};
 use super::{Core, PING_MS, RECALL_MS, TICK_MS};
 use crate::transport::NodeId;
 
-/// Bytes of operations kept behind gaps. Above it they are dropped, and asked for later.
-const WAITING_BYTES: usize = 16 << 20;
 /// An answer is awaited this long before a range is asked for again.
 const ASK_AGAIN_MS: Millis = 1_000;
-/// Bytes of one answer.
-const ANSWER_BYTES: usize = 1 << 20;
-/// Bytes of one chunk of state.
-const CHUNK_BYTES: usize = 512 << 10;
 /// Wants in one request.
 const WANTS: usize = 1_024;
 
@@ -168,7 +162,7 @@ impl Core {
             }
             Readiness::Waits(missing) => {
                 let size = bytes.len() + 256;
-                if self.waiting_bytes + size > WAITING_BYTES {
+                if self.waiting_bytes + size > self.bounds.waiting {
                     return;
                 }
                 let waiting = self.waiting.entry(shard).or_default();
@@ -248,7 +242,7 @@ impl Core {
             return;
         }
         let batches = operations.iter().map(|(shard, bytes)| (*shard, bytes.clone()));
-        for message in split(batches, relay, false) {
+        for message in split(batches, self.bounds.message, relay, false) {
             let (class, frame) = (message.class(), message.encode());
             for peer in to {
                 self.out.sends.push((*peer, class, frame.clone()));
@@ -411,10 +405,10 @@ impl Core {
         for want in wants.into_iter().take(WANTS) {
             let Dot { origin, sequence } = want.from;
             let have = self.engine.sequence(want.shard, origin);
-            if sequence > have || sequence == 0 || size >= ANSWER_BYTES {
+            if sequence > have || sequence == 0 || size >= self.bounds.answer {
                 continue;
             }
-            let budget = ANSWER_BYTES - size;
+            let budget = self.bounds.answer - size;
             match self.engine.operations(want.shard, origin, sequence, budget) {
                 Ok(operations) => {
                     size += operations.iter().map(Bytes::len).sum::<usize>();
@@ -423,7 +417,7 @@ impl Core {
                 Err(_) => self.send(peer, &Message::Trimmed(want.shard)),
             }
         }
-        for message in split(batches, false, true) {
+        for message in split(batches, self.bounds.message, false, true) {
             self.send(peer, &message);
         }
     }
@@ -443,7 +437,7 @@ impl Core {
         }
         let Some(mut outgoing) = known.outgoing.remove(&shard) else { return };
         // A damaged entity is unknown: nothing of the shard is sent until it is repaired (R8).
-        let Ok(chunk) = self.engine.chunk(&mut outgoing, CHUNK_BYTES) else { return };
+        let Ok(chunk) = self.engine.chunk(&mut outgoing, self.bounds.chunk) else { return };
         if !outgoing.is_done()
             && let Some(known) = self.peers.get_mut(&peer)
         {
@@ -473,9 +467,10 @@ impl Core {
     }
 }
 
-/// Messages of at most about [`OPERATIONS_BYTES`] each.
+/// Messages of about `bound` bytes each.
 fn split(
     batches: impl IntoIterator<Item = (ShardId, Vec<Bytes>)>,
+    bound: usize,
     relay: bool,
     answer: bool,
 ) -> Vec<Message> {
@@ -487,7 +482,7 @@ fn split(
         for bytes in operations {
             size += bytes.len() + 8;
             current.last_mut().expect("just pushed").1.push(bytes);
-            if size >= OPERATIONS_BYTES {
+            if size >= bound {
                 let batches = std::mem::replace(&mut current, vec![(shard, Vec::new())]);
                 messages.push(Message::Operations { relay, answer, batches });
                 size = 0;
