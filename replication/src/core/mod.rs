@@ -160,6 +160,10 @@ pub struct Core {
     pass_on: BTreeMap<ShardId, Vec<Bytes>>,
     out: Effects,
     space: Option<(u64, u64)>,
+    /// The clock at the last step, and time that only passes: what timers are set by. A clock
+    /// that was set back would hold them up until it has caught up.
+    clock: Millis,
+    elapsed: Millis,
     started: Millis,
     next_tick: Millis,
     next_ping: Millis,
@@ -197,6 +201,8 @@ impl Core {
             pass_on: BTreeMap::new(),
             out: Effects::default(),
             space: None,
+            clock: now,
+            elapsed: now,
             started: now,
             next_tick: now,
             next_ping: now,
@@ -226,16 +232,19 @@ impl Core {
     pub fn deadline(&self) -> Millis {
         // What had expired at the last sweep, and stayed, is looked at again by the tick.
         let expiry = self.engine.next_expiry().filter(|at| *at > self.swept);
-        expiry.map_or(self.next_tick, |at| at.min(self.next_tick))
+        let tick = self.clock + self.next_tick.saturating_sub(self.elapsed);
+        expiry.map_or(tick, |at| at.min(tick))
     }
 
     /// One step: events in, effects out. Several events share one commit.
     pub fn step(&mut self, now: Millis, events: impl IntoIterator<Item = Event>) -> Effects {
+        self.elapsed += now.saturating_sub(self.clock);
+        self.clock = now;
         for event in events {
             self.handle(now, event);
         }
         self.sweep(now);
-        if now >= self.next_tick {
+        if self.elapsed >= self.next_tick {
             self.tick(now);
         }
         self.send_operations();
@@ -244,7 +253,7 @@ impl Core {
         let mut effects = std::mem::take(&mut self.out);
         effects.staged = self.engine.take();
         if std::mem::take(&mut self.changed) {
-            effects.status = Some(self.status(now));
+            effects.status = Some(self.status());
         }
         effects
     }

@@ -30,7 +30,7 @@ impl Core {
         let known = self.peers.entry(peer).or_default();
         known.reset();
         known.connected = true;
-        known.heard = now;
+        known.heard = self.elapsed;
         let me = &self.me;
         let hello = Hello {
             name: me.name.clone(),
@@ -59,11 +59,11 @@ impl Core {
 
     pub(super) fn received(&mut self, now: Millis, peer: NodeId, message: Message) {
         let Some(known) = self.peers.get_mut(&peer).filter(|known| known.connected) else { return };
-        known.heard = now;
+        known.heard = self.elapsed;
         match message {
             Message::Hello(hello) => self.hello(peer, *hello),
             Message::Operations { relay, answer, batches } => {
-                self.operations(now, peer, relay, answer, batches);
+                self.operations(peer, relay, answer, batches);
             }
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
             Message::Vectors { first, closed, shards } => {
@@ -79,7 +79,7 @@ impl Core {
                 if let Some(origin) = own {
                     known.closes(closed, origin);
                 }
-                self.compare(now, peer, first, shards);
+                self.compare(peer, first, shards);
             }
             Message::Request(wants) => self.answer(peer, wants),
             Message::Trimmed(shard) => self.ask_state(peer, shard),
@@ -87,7 +87,7 @@ impl Core {
             Message::StateChunk { shard, chunk } => self.chunk(peer, shard, *chunk),
             Message::Ping { sent } => self.send(peer, &Message::Pong { sent, clock: now }),
             Message::Pong { sent, clock } => self.pong(now, peer, sent, clock),
-            other => self.repair_message(now, peer, other),
+            other => self.repair_message(peer, other),
         }
     }
 
@@ -112,7 +112,6 @@ impl Core {
 
     fn operations(
         &mut self,
-        now: Millis,
         peer: NodeId,
         relay: bool,
         answer: bool,
@@ -129,14 +128,14 @@ impl Core {
                     self.out.rejects.push((peer, "malformed operation"));
                     return;
                 };
-                self.offer(now, peer, relay, shard, operation, bytes);
+                self.offer(peer, relay, shard, operation, bytes);
             }
             if answer && let Some(known) = self.peers.get_mut(&peer) {
                 known.asked.retain(|(asked, _), _| *asked != shard);
             }
             self.drain_waiting(shard);
             if answer {
-                self.ask_shard(now, peer, shard);
+                self.ask_shard(peer, shard);
             }
         }
     }
@@ -144,7 +143,6 @@ impl Core {
     /// Applies an operation, or lets it wait behind what it needs.
     fn offer(
         &mut self,
-        now: Millis,
         peer: NodeId,
         relay: bool,
         shard: ShardId,
@@ -169,7 +167,7 @@ impl Core {
                 if waiting.insert(operation.dot, (operation, bytes)).is_none() {
                     self.waiting_bytes += size;
                 }
-                self.ask(now, peer, &[(shard, missing.origin)]);
+                self.ask(peer, &[(shard, missing.origin)]);
             }
         }
         let seen = self.seen.entry(peer).or_default();
@@ -273,10 +271,10 @@ impl Core {
     }
 
     pub(super) fn tick(&mut self, now: Millis) {
-        self.next_tick = now + TICK_MS;
-        let ping = now >= self.next_ping;
+        self.next_tick = self.elapsed + TICK_MS;
+        let ping = self.elapsed >= self.next_ping;
         if ping {
-            self.next_ping = now + PING_MS;
+            self.next_ping = self.elapsed + PING_MS;
         }
         let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -285,16 +283,16 @@ impl Core {
                 self.forget_told(peer);
             }
             self.tell(peer, false);
-            self.ask_gaps(now, peer);
+            self.ask_gaps(peer);
             self.ask_damaged(peer);
         }
         self.close_clocks();
-        self.check_ready(now);
+        self.check_ready();
         self.changed = true;
     }
 
     /// A start is ready when peers gave back what they hold of earlier ones, or did not answer.
-    fn check_ready(&mut self, now: Millis) {
+    fn check_ready(&mut self) {
         if self.ready {
             return;
         }
@@ -311,7 +309,7 @@ impl Core {
             };
             !peer.vectors.iter().any(lacks)
         });
-        self.ready = (all && recalled) || now >= self.started + RECALL_MS;
+        self.ready = (all && recalled) || self.elapsed >= self.started + RECALL_MS;
     }
 
     /// Now and then everything is told again: whatever was dropped is noticed.
@@ -338,14 +336,14 @@ impl Core {
 
     /// What a peer has and this node lacks: asked for at once on a new connection, else if it is
     /// still missing at the next tick, so that what is on its way is not asked for.
-    fn compare(&mut self, now: Millis, peer: NodeId, first: bool, shards: Vec<ShardState>) {
+    fn compare(&mut self, peer: NodeId, first: bool, shards: Vec<ShardState>) {
         let mut wants = Vec::new();
         for state in shards {
             let own = self.engine.vector(state.shard);
             let lacks = state.vector.iter().filter(|(o, seq)| own.sequence(*o) < *seq);
             let lacks: Vec<(Origin, u64)> = lacks.collect();
             if lacks.is_empty() && own == state.vector {
-                self.check_digest(now, peer, &state);
+                self.check_digest(peer, &state);
             }
             for (origin, sequence) in lacks {
                 wants.push((state.shard, origin));
@@ -355,11 +353,11 @@ impl Core {
             }
         }
         if first {
-            self.ask(now, peer, &wants);
+            self.ask(peer, &wants);
         }
     }
 
-    fn ask_gaps(&mut self, now: Millis, peer: NodeId) {
+    fn ask_gaps(&mut self, peer: NodeId) {
         let engine = &self.engine;
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let gaps = std::mem::take(&mut known.gaps);
@@ -370,26 +368,27 @@ impl Core {
             let sequence = known.vectors.get(shard).map_or(0, |vector| vector.sequence(*origin));
             known.gaps.insert((*shard, *origin), sequence);
         }
-        self.ask(now, peer, &open);
+        self.ask(peer, &open);
     }
 
     /// Asks on for what a peer is still known to have of a shard.
-    fn ask_shard(&mut self, now: Millis, peer: NodeId, shard: ShardId) {
+    fn ask_shard(&mut self, peer: NodeId, shard: ShardId) {
         let Some(known) = self.peers.get(&peer) else { return };
         let Some(vector) = known.vectors.get(&shard) else { return };
         let lacks = vector.iter().filter(|(o, seq)| self.engine.sequence(shard, *o) < *seq);
         let wants: Vec<(ShardId, Origin)> = lacks.map(|(origin, _)| (shard, origin)).collect();
-        self.ask(now, peer, &wants);
+        self.ask(peer, &wants);
     }
 
-    fn ask(&mut self, now: Millis, peer: NodeId, wants: &[(ShardId, Origin)]) {
+    fn ask(&mut self, peer: NodeId, wants: &[(ShardId, Origin)]) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let mut request = Vec::new();
         for (shard, origin) in wants {
-            let pending = known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > now);
+            let pending =
+                known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > self.elapsed);
             let transfer = self.incoming.contains_key(shard);
             if !pending && !transfer {
-                known.asked.insert((*shard, *origin), now + ASK_AGAIN_MS);
+                known.asked.insert((*shard, *origin), self.elapsed + ASK_AGAIN_MS);
                 let sequence = self.engine.sequence(*shard, *origin) + 1;
                 request.push(Want { shard: *shard, from: Dot { origin: *origin, sequence } });
             }
