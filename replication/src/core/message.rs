@@ -94,17 +94,23 @@ pub enum Message {
     Request(Vec<Want>),
     /// A request met a trimmed log: ask for the state of this shard.
     Trimmed(ShardId),
-    /// Send the next chunk of a shard's state; the first, if `restart`.
+    /// Send the next chunk of a shard's state.
     StateRequest {
         /// The shard.
         shard: ShardId,
-        /// From its first key.
-        restart: bool,
+        /// Names the transfer; higher for each of one receiver.
+        transfer: u64,
+        /// Which chunk; 0 starts the transfer.
+        number: u32,
     },
     /// A chunk of a shard's state.
     StateChunk {
         /// The shard.
         shard: ShardId,
+        /// As asked.
+        transfer: u64,
+        /// As asked.
+        number: u32,
         /// The chunk.
         chunk: Box<Chunk>,
     },

@@ -17,6 +17,7 @@ mod clocks;
 pub mod message;
 mod peer;
 mod repair;
+mod state;
 mod status;
 mod sync;
 mod write;
@@ -33,12 +34,12 @@ use atoll_store::entity::Image;
 use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
-use atoll_store::transfer::Incoming;
 
 use crate::transport::{Class, NodeId};
 pub use bounds::Bounds;
 use message::{Fact, Message};
 use peer::Peer;
+use state::Receiving;
 pub use status::{Lag, PeerStatus, ShardStatus, Status};
 
 /// Between comparisons of vectors with each peer. Default 500 ms: a lost message is asked for
@@ -151,7 +152,9 @@ pub struct Core {
     /// Operations behind a gap, bounded.
     waiting: BTreeMap<ShardId, BTreeMap<Dot, (Operation, Bytes)>>,
     waiting_bytes: usize,
-    incoming: BTreeMap<ShardId, (NodeId, Incoming)>,
+    receiving: BTreeMap<ShardId, Receiving>,
+    /// Transfers asked for: names the next one.
+    transfers: u64,
     closed: BTreeMap<Origin, Hlc>,
     /// Applied in this step, to acknowledge: by the peer that sent it.
     seen: BTreeMap<NodeId, BTreeMap<ShardId, BTreeSet<Origin>>>,
@@ -194,7 +197,8 @@ impl Core {
             peers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
-            incoming: BTreeMap::new(),
+            receiving: BTreeMap::new(),
+            transfers: 0,
             closed,
             seen: BTreeMap::new(),
             push: BTreeMap::new(),

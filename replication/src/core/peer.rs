@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use atoll_store::shard::ShardId;
-use atoll_store::transfer::Outgoing;
 
 use super::message::Hello;
+use super::state::Sending;
 
 /// A peer: connected, or known from before.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub(super) struct Peer {
     pub(super) heard: Millis,
     pub(super) ahead_ms: Option<i64>,
     pub(super) rtt_ms: Option<u64>,
-    pub(super) outgoing: BTreeMap<ShardId, Outgoing>,
+    pub(super) sending: BTreeMap<ShardId, Sending>,
     /// Shards under repair, at the vector where the difference was seen.
     pub(super) repairing: BTreeMap<ShardId, Millis>,
 }
@@ -44,7 +44,7 @@ impl Peer {
         self.told.clear();
         self.gaps.clear();
         self.asked.clear();
-        self.outgoing.clear();
+        self.sending.clear();
         self.repairing.clear();
         self.compared = false;
         self.closed = None;

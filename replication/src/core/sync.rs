@@ -14,7 +14,6 @@ use atoll_store::dot::{Dot, Millis, Origin, VersionVector};
 use atoll_store::engine::Readiness;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
-use atoll_store::transfer::{Chunk, Incoming, Outgoing};
 
 use super::message::{Fact, Hello, Message, ShardState, Want};
 use super::{Core, PING_MS, RECALL_MS, TICK_MS};
@@ -53,7 +52,7 @@ impl Core {
             known.connected = false;
             known.reset();
         }
-        self.incoming.retain(|_, (from, _)| *from != peer);
+        self.receiving.retain(|_, receiving| receiving.from != peer);
         self.changed = true;
     }
 
@@ -83,8 +82,12 @@ impl Core {
             }
             Message::Request(wants) => self.answer(peer, wants),
             Message::Trimmed(shard) => self.ask_state(peer, shard),
-            Message::StateRequest { shard, restart } => self.send_chunk(peer, shard, restart),
-            Message::StateChunk { shard, chunk } => self.chunk(peer, shard, *chunk),
+            Message::StateRequest { shard, transfer, number } => {
+                self.send_chunk(peer, shard, transfer, number);
+            }
+            Message::StateChunk { shard, transfer, number, chunk } => {
+                self.chunk(peer, shard, transfer, number, *chunk);
+            }
             Message::Ping { sent } => self.send(peer, &Message::Pong { sent, clock: now }),
             Message::Pong { sent, clock } => self.pong(now, peer, sent, clock),
             other => self.repair_message(peer, other),
@@ -276,6 +279,7 @@ impl Core {
         if ping {
             self.next_ping = self.elapsed + PING_MS;
         }
+        self.give_up_transfers();
         let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
             if ping {
@@ -386,7 +390,7 @@ impl Core {
         for (shard, origin) in wants {
             let pending =
                 known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > self.elapsed);
-            let transfer = self.incoming.contains_key(shard);
+            let transfer = self.receiving.contains_key(shard);
             if !pending && !transfer {
                 known.asked.insert((*shard, *origin), self.elapsed + ASK_AGAIN_MS);
                 let sequence = self.engine.sequence(*shard, *origin) + 1;
@@ -419,50 +423,6 @@ impl Core {
         for message in split(batches, self.bounds.message, false, true) {
             self.send(peer, &message);
         }
-    }
-
-    fn ask_state(&mut self, peer: NodeId, shard: ShardId) {
-        if self.incoming.contains_key(&shard) || self.disk_full().is_some() {
-            return;
-        }
-        self.incoming.insert(shard, (peer, Incoming::default()));
-        self.send(peer, &Message::StateRequest { shard, restart: true });
-    }
-
-    fn send_chunk(&mut self, peer: NodeId, shard: ShardId, restart: bool) {
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        if restart {
-            known.outgoing.insert(shard, Outgoing::new(shard));
-        }
-        let Some(mut outgoing) = known.outgoing.remove(&shard) else { return };
-        // A damaged entity is unknown: nothing of the shard is sent until it is repaired (R8).
-        let Ok(chunk) = self.engine.chunk(&mut outgoing, self.bounds.chunk) else { return };
-        if !outgoing.is_done()
-            && let Some(known) = self.peers.get_mut(&peer)
-        {
-            known.outgoing.insert(shard, outgoing);
-        }
-        self.send(peer, &Message::StateChunk { shard, chunk: Box::new(chunk) });
-    }
-
-    fn chunk(&mut self, peer: NodeId, shard: ShardId, chunk: Chunk) {
-        let Some((from, incoming)) = self.incoming.get_mut(&shard) else { return };
-        if *from != peer {
-            return;
-        }
-        if !incoming.push(chunk) {
-            self.send(peer, &Message::StateRequest { shard, restart: false });
-            return;
-        }
-        let Some((_, incoming)) = self.incoming.remove(&shard) else { return };
-        if self.engine.switch(shard, incoming).is_err() {
-            tracing::warn!(%shard, "state not merged: an entity here is damaged");
-        }
-        self.hlc = self.hlc.max(self.engine.stamp());
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.asked.retain(|(asked, _), _| *asked != shard);
-        }
-        self.drain_waiting(shard);
     }
 }
 
