@@ -70,6 +70,8 @@ pub struct Want {
 pub enum Message {
     /// Who I am.
     Hello(Box<Hello>),
+    /// Who are you? The answer to a first word that was lost.
+    Who,
     /// Operations, in the order of each origin.
     Operations {
         /// Pass them on inside the region.
@@ -83,9 +85,12 @@ pub enum Message {
     Acknowledge(Vec<(ShardId, Vec<(Origin, u64)>)>),
     /// What changed here since the last such word.
     Vectors {
-        /// The first on this connection: it names every shard.
-        first: bool,
-        /// Everything that the sender stamped up to here is covered by its vectors.
+        /// Dense from 0 on a connection.
+        number: u64,
+        /// It names every shard: the first does, and one now and then.
+        whole: bool,
+        /// Everything that the sender stamped up to here is covered by its vectors: of this
+        /// message and, if none was lost, those before it.
         closed: Hlc,
         /// Shards that changed.
         shards: Vec<ShardState>,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use atoll_store::dot::{Dot, Millis, Origin, VersionVector};
+use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use atoll_store::engine::Readiness;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
@@ -30,6 +30,13 @@ impl Core {
         known.reset();
         known.connected = true;
         known.heard = self.elapsed;
+        self.introduce(peer);
+        self.send(peer, &Message::Ping { sent: now });
+        self.tell(peer, true);
+        self.changed = true;
+    }
+
+    fn introduce(&mut self, peer: NodeId) {
         let me = &self.me;
         let hello = Hello {
             name: me.name.clone(),
@@ -42,9 +49,6 @@ impl Core {
             facts: self.facts.values().cloned().collect(),
         };
         self.send(peer, &Message::Hello(Box::new(hello)));
-        self.send(peer, &Message::Ping { sent: now });
-        self.tell(peer, true);
-        self.changed = true;
     }
 
     pub(super) fn disconnected(&mut self, peer: NodeId) {
@@ -61,24 +65,13 @@ impl Core {
         known.heard = self.elapsed;
         match message {
             Message::Hello(hello) => self.hello(peer, *hello),
+            Message::Who => self.introduce(peer),
             Message::Operations { relay, answer, batches } => {
                 self.operations(peer, relay, answer, batches);
             }
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
-            Message::Vectors { first, closed, shards } => {
-                let known = self.peers.get_mut(&peer).expect("just found");
-                let own = known.hello.as_ref().map(|hello| hello.origin);
-                if first {
-                    known.vectors.clear();
-                }
-                for state in &shards {
-                    known.vectors.insert(state.shard, state.vector.clone());
-                }
-                known.compared |= first;
-                if let Some(origin) = own {
-                    known.closes(closed, origin);
-                }
-                self.compare(peer, first, shards);
+            Message::Vectors { number, whole, closed, shards } => {
+                self.vectors(peer, number, whole, closed, shards);
             }
             Message::Request(wants) => self.answer(peer, wants),
             Message::Trimmed(shard) => self.ask_state(peer, shard),
@@ -92,6 +85,35 @@ impl Core {
             Message::Pong { sent, clock } => self.pong(now, peer, sent, clock),
             other => self.repair_message(peer, other),
         }
+    }
+
+    /// What a peer has. Of doubled or overtaken words only the newest counts.
+    fn vectors(
+        &mut self,
+        peer: NodeId,
+        number: u64,
+        whole: bool,
+        closed: Hlc,
+        shards: Vec<ShardState>,
+    ) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        if !known.hears(number, whole) {
+            return;
+        }
+        if whole {
+            // What it had and no longer names is gone: it may have lost its disk.
+            known.vectors.clear();
+        }
+        for state in &shards {
+            known.vectors.insert(state.shard, state.vector.clone());
+        }
+        let first = whole && !known.compared;
+        known.compared |= whole;
+        let own = known.hello.as_ref().filter(|_| known.introduced).map(|hello| hello.origin);
+        if let Some(origin) = own.filter(|_| known.intact) {
+            known.closes(closed, origin);
+        }
+        self.compare(peer, first, shards);
     }
 
     fn hello(&mut self, peer: NodeId, hello: Hello) {
@@ -109,6 +131,7 @@ impl Core {
         }
         if let Some(known) = self.peers.get_mut(&peer) {
             known.hello = Some(hello);
+            known.introduced = true;
         }
         self.changed = true;
     }
@@ -284,9 +307,12 @@ impl Core {
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
             if ping {
                 self.send(peer, &Message::Ping { sent: now });
-                self.forget_told(peer);
+                if self.peers.get(&peer).is_some_and(|known| !known.introduced) {
+                    self.send(peer, &Message::Who);
+                }
             }
-            self.tell(peer, false);
+            // Now and then everything is told again: whatever was dropped is noticed.
+            self.tell(peer, ping);
             self.ask_gaps(peer);
             self.ask_damaged(peer);
         }
@@ -316,25 +342,24 @@ impl Core {
         self.ready = (all && recalled) || self.elapsed >= self.started + RECALL_MS;
     }
 
-    /// Now and then everything is told again: whatever was dropped is noticed.
-    fn forget_told(&mut self, peer: NodeId) {
-        if let Some(known) = self.peers.get_mut(&peer) {
+    /// Tells a peer what changed here since it was last told, or all.
+    fn tell(&mut self, peer: NodeId, whole: bool) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        if whole {
             known.told.clear();
         }
-    }
-
-    /// Tells a peer what changed here since it was last told.
-    fn tell(&mut self, peer: NodeId, first: bool) {
+        let number = known.tell_number;
+        known.tell_number += 1;
         let mut shards = Vec::new();
         for shard in self.engine.shards().collect::<Vec<_>>() {
-            let now = (self.engine.vector(shard), self.engine.digest(shard).0);
-            let Some(known) = self.peers.get_mut(&peer) else { return };
+            let (vector, digest) = (self.engine.vector(shard), self.engine.digest(shard).0);
+            let now = (vector.clone(), digest);
             if known.told.get(&shard) != Some(&now) {
-                known.told.insert(shard, now.clone());
-                shards.push(ShardState { shard, vector: now.0, digest: now.1 });
+                known.told.insert(shard, now);
+                shards.push(ShardState { shard, vector, digest });
             }
         }
-        let message = Message::Vectors { first, closed: self.hlc, shards };
+        let message = Message::Vectors { number, whole, closed: self.hlc, shards };
         self.send(peer, &message);
     }
 
