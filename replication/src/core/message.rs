@@ -97,6 +97,8 @@ pub enum Message {
     },
     /// Send these.
     Request(Vec<Want>),
+    /// The request for these is answered: after the operations, on their stream.
+    Answered(Vec<Want>),
     /// A request met a trimmed log: ask for the state of this shard.
     Trimmed(ShardId),
     /// Send the next chunk of a shard's state.
@@ -199,6 +201,7 @@ impl Message {
                 Class::Operations
             }
             Message::Operations { .. }
+            | Message::Answered(_)
             | Message::StateChunk { .. }
             | Message::Sums { .. }
             | Message::Repair { .. }

@@ -66,14 +66,15 @@ impl Core {
         match message {
             Message::Hello(hello) => self.hello(peer, *hello),
             Message::Who => self.introduce(peer),
-            Message::Operations { relay, answer, batches } => {
-                self.operations(peer, relay, answer, batches);
+            Message::Operations { relay, answer: _, batches } => {
+                self.operations(peer, relay, batches);
             }
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
             Message::Vectors { number, whole, closed, shards } => {
                 self.vectors(peer, number, whole, closed, shards);
             }
             Message::Request(wants) => self.answer(peer, wants),
+            Message::Answered(wants) => self.answered(peer, wants),
             Message::Trimmed(shard) => self.ask_state(peer, shard),
             Message::StateRequest { shard, transfer, number } => {
                 self.send_chunk(peer, shard, transfer, number);
@@ -136,13 +137,7 @@ impl Core {
         self.changed = true;
     }
 
-    fn operations(
-        &mut self,
-        peer: NodeId,
-        relay: bool,
-        answer: bool,
-        batches: Vec<(ShardId, Vec<Bytes>)>,
-    ) {
+    fn operations(&mut self, peer: NodeId, relay: bool, batches: Vec<(ShardId, Vec<Bytes>)>) {
         if self.disk_full().is_some() {
             return;
         }
@@ -156,13 +151,7 @@ impl Core {
                 };
                 self.offer(peer, relay, shard, operation, bytes);
             }
-            if answer && let Some(known) = self.peers.get_mut(&peer) {
-                known.asked.retain(|(asked, _), _| *asked != shard);
-            }
             self.drain_waiting(shard);
-            if answer {
-                self.ask_shard(peer, shard);
-            }
         }
     }
 
@@ -400,12 +389,24 @@ impl Core {
         self.ask(peer, &open);
     }
 
-    /// Asks on for what a peer is still known to have of a shard.
-    fn ask_shard(&mut self, peer: NodeId, shard: ShardId) {
-        let Some(known) = self.peers.get(&peer) else { return };
-        let Some(vector) = known.vectors.get(&shard) else { return };
-        let lacks = vector.iter().filter(|(o, seq)| self.engine.sequence(shard, *o) < *seq);
-        let wants: Vec<(ShardId, Origin)> = lacks.map(|(origin, _)| (shard, origin)).collect();
+    /// Asks on for what a peer is still known to have, once an answer is whole: one request is
+    /// under way at a time. An answer that brought nothing new is not asked for again at once.
+    fn answered(&mut self, peer: NodeId, wants: Vec<Want>) {
+        let engine = &self.engine;
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let came =
+            |want: &Want| engine.sequence(want.shard, want.from.origin) >= want.from.sequence;
+        if !wants.iter().any(came) {
+            return;
+        }
+        for want in wants.iter().filter(|want| came(want)) {
+            known.asked.remove(&(want.shard, want.from.origin));
+        }
+        let lacking = known.vectors.iter().flat_map(|(shard, vector)| {
+            let each = vector.iter().map(|(origin, sequence)| (*shard, origin, sequence));
+            each.filter(|(shard, origin, seq)| engine.sequence(*shard, *origin) < *seq)
+        });
+        let wants: Vec<_> = lacking.map(|(shard, origin, _)| (shard, origin)).collect();
         self.ask(peer, &wants);
     }
 
@@ -430,15 +431,20 @@ impl Core {
     fn answer(&mut self, peer: NodeId, wants: Vec<Want>) {
         let mut batches: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
         let mut size = 0;
+        let mut answered = Vec::new();
         for want in wants.into_iter().take(WANTS) {
             let Dot { origin, sequence } = want.from;
             let have = self.engine.sequence(want.shard, origin);
-            if sequence > have || sequence == 0 || size >= self.bounds.answer {
+            if sequence > have || sequence == 0 {
                 continue;
+            }
+            if size >= self.bounds.answer {
+                break;
             }
             let budget = self.bounds.answer - size;
             match self.engine.operations(want.shard, origin, sequence, budget) {
                 Ok(operations) => {
+                    answered.push(want);
                     size += operations.iter().map(Bytes::len).sum::<usize>();
                     batches.entry(want.shard).or_default().extend(operations);
                 }
@@ -447,6 +453,9 @@ impl Core {
         }
         for message in split(batches, self.bounds.message, false, true) {
             self.send(peer, &message);
+        }
+        if !answered.is_empty() {
+            self.send(peer, &Message::Answered(answered));
         }
     }
 }
