@@ -5,6 +5,8 @@
 //!    operation is never refused.
 //! 2. A clock of an origin is closed here once every operation that it had stamped by then is.
 
+use std::collections::BTreeMap;
+
 use atoll_store::command::Refusal;
 use atoll_store::dot::{Hlc, Millis, Origin};
 
@@ -40,6 +42,22 @@ impl Core {
         ahead.sort_unstable();
         let median = *ahead.get(ahead.len().saturating_sub(1) / 2)?;
         (median > SKEW_MS).then_some(Refusal::ClockSkew { ahead_ms: median.unsigned_abs() })
+    }
+
+    /// The closed clocks, this node's own too.
+    pub(super) fn closed_clocks(&self) -> BTreeMap<Origin, Hlc> {
+        let mut closed = self.closed.clone();
+        closed.insert(self.me.origin, self.hlc);
+        closed
+    }
+
+    /// Keeps the closed clocks for the next start. What the log holds does not tell them: of two
+    /// operations of an origin the later may have come first, in another shard.
+    pub(super) fn keep_closed(&mut self) {
+        let closed = self.closed_clocks();
+        if *self.engine.closed() != closed {
+            self.engine.put_closed(closed);
+        }
     }
 
     /// Closes the clocks whose operations have all come.

@@ -190,7 +190,7 @@ impl Core {
         engine.put_fact(me.origin, &postcard::to_stdvec(&own).expect("a fact encodes"));
         facts.insert(me.origin, own);
         let hlc = engine.stamp();
-        let closed = engine.clocks().0.clone();
+        let closed = engine.closed().clone();
         Core {
             hlc,
             facts,
@@ -278,7 +278,10 @@ impl Core {
             },
             Event::Space { free, reserve } => self.space = Some((free, reserve)),
             Event::Tick => {}
-            Event::Stop => self.engine.checkpoint_all(),
+            Event::Stop => {
+                self.engine.checkpoint_all();
+                self.keep_closed();
+            }
         }
     }
 

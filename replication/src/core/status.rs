@@ -88,8 +88,7 @@ pub struct Status {
 
 impl Core {
     pub(super) fn status(&self) -> Status {
-        let mut closed = self.closed.clone();
-        closed.insert(self.me.origin, self.hlc);
+        let closed = self.closed_clocks();
         let shards = self.engine.shards();
         Status {
             me: self.me.clone(),
@@ -99,7 +98,7 @@ impl Core {
             not_ready: self.not_ready(),
             regions: self.facts.iter().map(|(o, fact)| (*o, fact.region.clone())).collect(),
             closed,
-            trimmed: self.engine.clocks().1.clone(),
+            trimmed: self.engine.trimmed().clone(),
             starts: self.engine.starts().to_vec(),
             quarantined: self.engine.quarantined().len(),
             diverged: self.diverged,

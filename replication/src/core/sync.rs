@@ -306,6 +306,9 @@ impl Core {
             self.ask_damaged(peer);
         }
         self.close_clocks();
+        if ping {
+            self.keep_closed();
+        }
         self.check_ready();
         self.changed = true;
     }
