@@ -133,6 +133,7 @@ pub struct Engine {
     pub(crate) trim_from: u64,
     pub(crate) forget_before: Hlc,
     pub(crate) facts: Vec<Bytes>,
+    pub(crate) closed: BTreeMap<Origin, Hlc>,
 }
 
 impl Engine {
@@ -214,9 +215,20 @@ impl Engine {
         self.log.next()
     }
 
-    /// The highest stamp of each origin in the log, and of what was trimmed from it.
-    pub fn clocks(&self) -> (&BTreeMap<Origin, Hlc>, &BTreeMap<Origin, Hlc>) {
-        (&self.log.stamps, &self.log.trimmed)
+    /// The highest stamp of each origin that was trimmed from the log.
+    pub fn trimmed(&self) -> &BTreeMap<Origin, Hlc> {
+        &self.log.trimmed
+    }
+
+    /// The closed clocks last staged, by an earlier start too.
+    pub fn closed(&self) -> &BTreeMap<Origin, Hlc> {
+        &self.closed
+    }
+
+    /// Stages the closed clocks: all that each origin stamped up to its own is in this store.
+    pub fn put_closed(&mut self, closed: BTreeMap<Origin, Hlc>) {
+        self.closed = closed;
+        self.stage_closed();
     }
 
     /// Earlier starts on this directory with the positions where they began; the last is this one.
@@ -328,7 +340,7 @@ impl Engine {
         let shown = self.staged.changes.len();
         let (position, entry) = self.log.append(&Entry::Operation { shard: id, bytes });
         self.staged.batch.log.push((position, entry));
-        self.log.index(id, operation.dot, operation.stamp, position);
+        self.log.index(id, operation.dot, position);
         self.replay(id, operation, position, true);
         self.staged.changes[shown..].last().map(|changed| changed.image.clone())
     }

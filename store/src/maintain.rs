@@ -18,7 +18,7 @@ use crate::shard::{Dirty, ShardId};
 const EVICT_SCAN: usize = 512;
 /// Log records looked at for trimming in one call.
 const TRIM_RECORDS: usize = 256;
-/// Bytes appended between looks at the log's head.
+/// Bytes appended between looks at the log's head; a quarter of the soft bound if that is less.
 const TRIM_EVERY: u64 = 1 << 20;
 
 impl Engine {
@@ -27,10 +27,9 @@ impl Engine {
         self.checkpoint_oldest();
         self.evict();
         if self.log.appended >= self.trim_at {
-            self.trim_at = self.log.appended + TRIM_EVERY;
-            if self.trim(everywhere) {
-                self.trim_at = self.log.appended;
-            }
+            let often = TRIM_EVERY.min(self.options.log_soft_bytes / 4);
+            let more = self.trim(everywhere);
+            self.trim_at = self.log.appended + if more { 0 } else { often };
         }
     }
 

@@ -5,6 +5,8 @@
 //!    operation is never refused.
 //! 2. A clock of an origin is closed here once every operation that it had stamped by then is.
 
+use std::collections::BTreeMap;
+
 use atoll_store::command::Refusal;
 use atoll_store::dot::{Hlc, Millis, Origin, VersionVector};
 use atoll_store::entity::RETRY_WINDOW_MS;
@@ -60,6 +62,22 @@ impl Core {
         let lowest = closed.chain([Some(self.hlc)]).map(Option::unwrap_or_default).min();
         let millis = lowest.unwrap_or_default().millis().saturating_sub(RETRY_WINDOW_MS);
         self.engine.close_retries(Hlc::at(millis));
+    }
+
+    /// The closed clocks, this node's own too.
+    pub(super) fn closed_clocks(&self) -> BTreeMap<Origin, Hlc> {
+        let mut closed = self.closed.clone();
+        closed.insert(self.me.origin, self.hlc);
+        closed
+    }
+
+    /// Keeps the closed clocks for the next start. What the log holds does not tell them: of two
+    /// operations of an origin the later may have come first, in another shard.
+    pub(super) fn keep_closed(&mut self) {
+        let closed = self.closed_clocks();
+        if *self.engine.closed() != closed {
+            self.engine.put_closed(closed);
+        }
     }
 
     /// Closes the clocks whose operations have all come.

@@ -24,17 +24,17 @@ const REPAIR_EVERY_MS: Millis = 5_000;
 
 impl Core {
     /// At equal vectors: are the contents equal?
-    pub(super) fn check_digest(&mut self, now: Millis, peer: NodeId, state: &ShardState) {
+    pub(super) fn check_digest(&mut self, peer: NodeId, state: &ShardState) {
         let (own, _) = self.engine.digest(state.shard);
         let (Some(own), Some(theirs)) = (own, state.digest) else { return };
         if own == theirs {
             return;
         }
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        if known.repairing.get(&state.shard).is_some_and(|until| *until > now) {
+        if known.repairing.get(&state.shard).is_some_and(|until| *until > self.elapsed) {
             return;
         }
-        known.repairing.insert(state.shard, now + REPAIR_EVERY_MS);
+        known.repairing.insert(state.shard, self.elapsed + REPAIR_EVERY_MS);
         self.diverged += 1;
         tracing::error!(shard = %state.shard, peer = %peer, "equal vectors, unequal contents");
         self.send_sums(peer, state.shard, None);
