@@ -40,7 +40,8 @@ fn a_full_disk_refuses_writes_and_recovers() -> Result<()> {
         return Ok(());
     };
     crate::node::start_all(&mut nodes)?;
-    let [full, other] = &nodes;
+    let ports = nodes.each_ref().map(|node| node.port);
+    let [full, other] = &mut nodes;
     full.done("/v1/counters/full/a", &json!({"increment": 1}))?;
     let mut stream = Stream::open(full, "/v1/counters/full?prefix=")?;
     stream.expect("\"ready\"")?;
@@ -55,10 +56,21 @@ fn a_full_disk_refuses_writes_and_recovers() -> Result<()> {
     }
     ensure!(full.ask("/v1/counters/full/b")?.status == 404, "replicated onto a full disk");
     ensure!(full.get("/v1/counters/full/a")?["value"] == before, "a refused write was applied");
+    // To the last byte, so that these writes end with errors; a peer's new start is no write.
+    let rest = data.join("rest");
+    ensure!(std::fs::write(&rest, vec![1u8; 64 << 20]).is_err(), "there is space left");
+    let start = other.origin()?;
+    other.kill()?;
+    other.start(&ports)?;
+    let met = || (full.peer_origin(&other.name).ok()?? != start).then_some(());
+    until(PATIENCE, met).context("they do not meet again")?;
+    other.done("/v1/counters/full/b", &json!({"increment": 1}))?;
+    refuses(full)?;
+    std::fs::remove_file(&rest)?;
     std::fs::remove_file(&filler)?;
     await_write(full, 200)?;
     await_equal(&nodes)?;
-    ensure!(nodes[0].get("/v1/counters/full/b")?["value"] == 20, "not all came");
+    ensure!(nodes[0].get("/v1/counters/full/b")?["value"] == 21, "not all came");
     stream.expect("full/b")
 }
 

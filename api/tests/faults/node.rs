@@ -161,11 +161,15 @@ impl Node {
 
     /// The origin of its current start.
     pub(crate) fn origin(&self) -> Result<String> {
+        self.peer_origin(&self.name)?.context("no incarnation")
+    }
+
+    /// The origin of a node's start, as this one knows it.
+    pub(crate) fn peer_origin(&self, name: &str) -> Result<Option<String>> {
         let view = self.get("/v1/cluster")?;
         let nodes = view["nodes"].as_array().context("no nodes")?;
-        let own = nodes.iter().find(|node| node["name"] == *self.name);
-        let origin = own.and_then(|node| node["incarnation"].as_str());
-        Ok(origin.context("no incarnation")?.to_owned())
+        let node = nodes.iter().find(|node| node["name"] == *name);
+        Ok(node.and_then(|node| node["incarnation"].as_str()).map(str::to_owned))
     }
 
     /// SIGKILL, and waits for the end.
@@ -315,6 +319,11 @@ impl Stream {
             self.text.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
         Ok(())
+    }
+
+    /// The last cursor that was sent.
+    pub(crate) fn cursor(&self) -> Option<&str> {
+        self.text.rsplit("\"cursor\":\"").next()?.split('"').next()
     }
 }
 
