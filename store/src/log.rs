@@ -79,6 +79,10 @@ pub fn read(
     for (key, body) in items {
         let (Some(first), Ok(body)) = (log_position(&key), body) else { continue };
         let Ok(unpacked) = unpack(first, &body) else { continue };
+        // A damaged record is a gap, which the next read starts behind: nobody reads over it.
+        if entries.last().is_some_and(|(last, _)| last + 1 != first) {
+            break;
+        }
         entries.extend(unpacked.into_iter().filter(|(position, _)| *position >= from));
     }
     Ok(entries)

@@ -391,15 +391,24 @@ impl Subscription {
             let mut found: BTreeSet<EntityKey> = BTreeSet::new();
             let mut from = 1;
             while let Ok(page) = log::read(&*backend, from, DISK_RECORDS) {
-                let Some((last, _)) = page.last() else { break };
+                let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else {
+                    break;
+                };
+                // Only the head may have been trimmed; what is missing elsewhere is damaged.
+                if from > 1 && *first > from {
+                    return None;
+                }
                 from = last + 1;
                 for (_, bytes) in &page {
                     found.extend(keys_above(bytes, &clocks).into_iter().filter(|k| what.takes(k)));
                 }
             }
-            found
+            Some(found)
         };
-        let keys = self.node.blocking(above).await?;
+        let Some(keys) = self.node.blocking(above).await? else {
+            self.reset();
+            return Ok(());
+        };
         let mut images = Vec::with_capacity(keys.len());
         for key in keys {
             images.push((key.clone(), self.node.read(&key).await?));
