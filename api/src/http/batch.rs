@@ -55,6 +55,7 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
 type Slot = Result<(EntityKey, Verb), Box<Problem>>;
 
 async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem> {
+    request::check_answer(&parts.headers)?;
     request::check_json(&parts.headers)?;
     let key = request::idempotency_key(&parts.headers)?;
     let query = Query::parse(parts.uri.query(), &["consistency", "timeout", "ttl"])?;

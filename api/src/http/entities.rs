@@ -182,9 +182,7 @@ async fn write(app: &App, verb: Verb, request: Request) -> Response {
 async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let key = address::entity(parts.uri.path())?;
     check_method(key.kind, verb)?;
-    if negotiate(&parts.headers)? != Form::Json {
-        return Err(Problem::new(Code::NotAcceptable, "a write is answered in application/json"));
-    }
+    request::check_answer(&parts.headers)?;
     let terms = terms(verb, parts)?;
     let change = if verb == Verb::Delete {
         change(key.clone(), verb, &json::Json::Null, &terms, &app.limits)?

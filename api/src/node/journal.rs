@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 use metrics::{counter, gauge};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use atoll_replication::core::Status;
 use atoll_replication::driver::Observer;
@@ -70,7 +70,7 @@ pub(super) struct Journal {
     ring: Mutex<Ring>,
     topics: Mutex<HashMap<Topic, Vec<Weak<Notify>>>>,
     listening: AtomicUsize,
-    status: RwLock<Option<Arc<Status>>>,
+    status: watch::Sender<Option<Arc<Status>>>,
     closed: RwLock<Closed>,
     draining: AtomicBool,
 }
@@ -88,7 +88,7 @@ impl Journal {
             ring: Mutex::new(ring),
             topics: Mutex::default(),
             listening: AtomicUsize::new(0),
-            status: RwLock::default(),
+            status: watch::Sender::default(),
             closed: RwLock::default(),
             draining: AtomicBool::new(false),
         }
@@ -134,12 +134,14 @@ impl Journal {
             listeners.push(Arc::downgrade(&notify));
         }
         self.listening.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("atoll_subscriptions").increment(1.0);
         notify
     }
 
     /// A subscriber is gone.
     pub(super) fn unlisten(&self, topics: &[Topic]) {
         self.listening.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("atoll_subscriptions").decrement(1.0);
         let mut map = lock(&self.topics);
         for topic in topics {
             let Some(listeners) = map.get_mut(topic) else { continue };
@@ -169,7 +171,14 @@ impl Journal {
 
     /// The last view of the cluster.
     pub(super) fn cluster(&self) -> Option<Arc<Status>> {
-        self.status.read().expect("no panic under this lock").clone()
+        self.status.borrow().clone()
+    }
+
+    /// The view of the cluster, waited for by those who come while the node starts.
+    pub(super) async fn started(&self) -> Option<Arc<Status>> {
+        let mut status = self.status.subscribe();
+        let known = status.wait_for(Option::is_some).await;
+        known.ok().and_then(|known| known.clone())
     }
 
     /// The closed clocks, and the position from which they hold.
@@ -230,6 +239,6 @@ impl Observer for Journal {
         let clocks = Arc::new(status.closed.clone());
         let closed = Closed { position: status.journal_end.saturating_sub(1), clocks };
         *self.closed.write().expect("no panic under this lock") = closed;
-        *self.status.write().expect("no panic under this lock") = Some(Arc::new(status));
+        self.status.send_replace(Some(Arc::new(status)));
     }
 }
