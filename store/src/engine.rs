@@ -379,7 +379,23 @@ impl Engine {
         from: u64,
         budget: usize,
     ) -> Result<Vec<Bytes>, Trimmed> {
-        self.log.operations(&*self.backend, shard, origin, from, budget)
+        self.operations_of(shard, &[(origin, from)], budget)
+    }
+
+    /// Encoded operations of several origins, each from a sequence on, up to about `budget`
+    /// bytes: each after all that it names.
+    pub fn operations_of(
+        &self,
+        shard: ShardId,
+        wanted: &[(Origin, u64)],
+        budget: usize,
+    ) -> Result<Vec<Bytes>, Trimmed> {
+        self.log.operations(&*self.backend, shard, wanted, budget)
+    }
+
+    /// Whether the log holds the operations of `origin` from `from` on.
+    pub fn holds(&self, shard: ShardId, origin: Origin, from: u64) -> bool {
+        self.log.holds(shard, origin, from)
     }
 
     /// Takes what was staged since the last call, as the next commit.
