@@ -261,7 +261,9 @@ impl Engine {
                 }
             };
             let stamp = stamp_of(&other);
-            if self.alter(id, &key, merge)? {
+            // A damaged entity stays unknown. To stop here would leave what was merged before it
+            // without the vector that it was merged under.
+            if self.alter(id, &key, merge).unwrap_or(false) {
                 changed.push(key);
             }
             let shard = self.shards.entry(id).or_default();
@@ -380,17 +382,15 @@ impl Engine {
     ) -> Result<(), Trimmed> {
         let context = entity.context(vector).into_owned();
         entity.set_ahead(Some(Arc::new(context.clone())));
-        for (origin, sequence) in self.vector(id).iter() {
-            let mut next = context.sequence(origin) + 1;
-            while next <= sequence {
-                let operations = self.operations(id, origin, next, 1 << 20)?;
-                for bytes in &operations {
-                    let operation = Operation::decode(bytes).map_err(|_| Trimmed)?;
-                    for part in operation.parts.iter().filter(|part| part.key == *key) {
-                        entity.apply(&operation, part);
-                    }
-                }
-                next += operations.len().max(1) as u64;
+        // In the order of the log: a remove comes after what it removes.
+        let beyond = self.vector(id);
+        let beyond = beyond.iter().map(|(origin, seq)| (origin, context.sequence(origin) + 1, seq));
+        let wanted: Vec<_> =
+            beyond.filter(|(_, from, seq)| from <= seq).map(|(o, from, _)| (o, from)).collect();
+        for bytes in self.operations_of(id, &wanted, usize::MAX)? {
+            let operation = Operation::decode(&bytes).map_err(|_| Trimmed)?;
+            for part in operation.parts.iter().filter(|part| part.key == *key) {
+                entity.apply(&operation, part);
             }
         }
         let own = self.vector(id);
