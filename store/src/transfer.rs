@@ -427,9 +427,17 @@ impl Engine {
             after = Some(last.clone());
             for key in page {
                 let hot = self.shards.get(&id).and_then(|shard| shard.hot.get(&key));
-                let on_disk = hot.map_or_else(|| self.sum_on_disk(id, &key), |h| h.recorded_sum);
+                let sums = match hot {
+                    Some(hot) => Some((hot.recorded_sum, hot.entity.sum())),
+                    None => self.sum_on_disk(id, &key).map(|sum| (sum, sum)),
+                };
+                let Some((on_disk, now)) = sums else {
+                    // Damaged, and seen only now: no digest may be told without it.
+                    self.shards.entry(id).or_default().quarantined.insert(key);
+                    continue;
+                };
                 recorded.push((key.clone(), on_disk));
-                live.push((key, hot.map_or(on_disk, |hot| hot.entity.sum())));
+                live.push((key, now));
             }
         }
         let shard = self.shards.entry(id).or_default();
@@ -438,13 +446,16 @@ impl Engine {
         recorded.iter().for_each(|(key, sum)| shard.account_record(key, 0, *sum));
     }
 
-    /// The sum in an entity's head record; 0 if it is absent or damaged.
-    fn sum_on_disk(&self, id: ShardId, key: &EntityKey) -> u128 {
+    /// The sum in an entity's head record, 0 if it is absent; none if it is damaged.
+    fn sum_on_disk(&self, id: ShardId, key: &EntityKey) -> Option<u128> {
+        if self.shards.get(&id).is_some_and(|shard| shard.quarantined.contains(key)) {
+            return None;
+        }
         let at = entity_key(id, &key.bytes());
-        let damaged = self.shards.get(&id).is_some_and(|shard| shard.quarantined.contains(key));
-        let found = record::read(&*self.backend, &at, RecordKind::Entity).ok().flatten();
-        let sum = found.and_then(|(body, _)| summary(&body)).map_or(0, |(sum, _)| sum);
-        if damaged { 0 } else { sum }
+        match record::read(&*self.backend, &at, RecordKind::Entity).ok()? {
+            Some((body, _)) => summary(&body).map(|(sum, _)| sum),
+            None => Some(0),
+        }
     }
 }
 
