@@ -403,14 +403,29 @@ impl Engine {
         from: u64,
         budget: usize,
     ) -> Result<Vec<Bytes>, Trimmed> {
-        let seen = |shard: &Shard| shard.vector.sequence(origin) >= from;
-        let seen = self.shards.get(&shard).is_some_and(seen);
-        let found = self.log.operations(&*self.backend, shard, origin, from, budget);
-        if seen {
-            found.and_then(|some| if some.is_empty() { Err(Trimmed) } else { Ok(some) })
-        } else {
-            Ok(Vec::new())
+        self.operations_of(shard, &[(origin, from)], budget)
+    }
+
+    /// Encoded operations of several origins, each from a sequence on, up to about `budget`
+    /// bytes: each after all that it names. What was never seen here is left out; `Trimmed` if
+    /// anything that was seen is not in the log.
+    pub fn operations_of(
+        &self,
+        shard: ShardId,
+        wanted: &[(Origin, u64)],
+        budget: usize,
+    ) -> Result<Vec<Bytes>, Trimmed> {
+        let seen = |(origin, from): &&(Origin, u64)| self.sequence(shard, *origin) >= *from;
+        let seen: Vec<(Origin, u64)> = wanted.iter().filter(seen).copied().collect();
+        if !seen.iter().all(|(origin, from)| self.log.holds(shard, *origin, *from)) {
+            return Err(Trimmed);
         }
+        self.log.operations(&*self.backend, shard, &seen, budget)
+    }
+
+    /// Whether the log holds the operations of `origin` from `from` on.
+    pub fn holds(&self, shard: ShardId, origin: Origin, from: u64) -> bool {
+        self.log.holds(shard, origin, from)
     }
 
     /// Takes what was staged since the last call, as the next commit.

@@ -95,6 +95,12 @@ struct Run {
     positions: VecDeque<u64>,
 }
 
+impl Run {
+    fn holds(&self, sequence: u64) -> bool {
+        sequence >= self.first && sequence - self.first < self.positions.len() as u64
+    }
+}
+
 /// Operations asked for are no longer in the log: state must be merged instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trimmed;
@@ -160,36 +166,45 @@ impl Log {
         run.positions.push_back(position);
     }
 
-    /// Operations of `origin` from `from` on, up to about `budget` bytes.
+    /// Operations of several origins, each from a sequence on, up to about `budget` bytes. They
+    /// come in the order of the log, so that each comes after all that it names.
     pub(crate) fn operations(
         &self,
         backend: &dyn Backend,
         shard: ShardId,
-        origin: Origin,
-        from: u64,
+        wanted: &[(Origin, u64)],
         budget: usize,
     ) -> Result<Vec<Bytes>, Trimmed> {
-        let run = self.index.get(&(shard, origin)).ok_or(Trimmed)?;
-        if from < run.first {
-            return Err(Trimmed);
+        let mut runs = Vec::with_capacity(wanted.len());
+        for (origin, from) in wanted {
+            let run = self.index.get(&(shard, *origin)).ok_or(Trimmed)?;
+            let skip = from.checked_sub(run.first).ok_or(Trimmed)?;
+            runs.push(run.positions.iter().skip(skip as usize));
+        }
+        let mut next: BTreeMap<u64, usize> = BTreeMap::new();
+        for (which, run) in runs.iter_mut().enumerate() {
+            next.extend(run.next().map(|position| (*position, which)));
         }
         let mut page: Vec<(u64, Bytes)> = Vec::new();
         let (mut found, mut size) = (Vec::new(), 0);
-        for position in run.positions.iter().skip((from - run.first) as usize) {
-            let entry = match self.recent(*position) {
+        while let Some((position, which)) = next.pop_first().filter(|_| size < budget) {
+            next.extend(runs[which].next().map(|position| (*position, which)));
+            let entry = match self.recent(position) {
                 Some(entry) => entry,
-                None => self.read(backend, *position, &mut page)?,
+                None => self.read(backend, position, &mut page)?,
             };
             let Some(Entry::Operation { bytes, .. }) = Entry::decode(&entry) else {
                 return Err(Trimmed);
             };
             size += bytes.len();
             found.push(bytes);
-            if size >= budget {
-                break;
-            }
         }
         Ok(found)
+    }
+
+    /// Whether the log holds the operations of `origin` from `from` on.
+    pub(crate) fn holds(&self, shard: ShardId, origin: Origin, from: u64) -> bool {
+        self.index.get(&(shard, origin)).is_some_and(|run| run.holds(from))
     }
 
     fn recent(&self, position: u64) -> Option<Bytes> {

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. (R7) The log is trimmed only where a checkpoint holds every operation, and every replica
-//!    has it or the hard bound is passed.
+//!    has it or the hard bound is passed; while an entity is damaged, the bound does not count.
 //! 2. Only what is clean and durable is evicted.
 
 use crate::committer::{log_key, log_position, unpack};
@@ -112,7 +112,9 @@ impl Engine {
             let first = log_position(key).unwrap_or(0);
             let entries = body.as_ref().ok().and_then(|body| unpack(first, body).ok());
             let entries = entries.unwrap_or_default();
-            let forced = self.log.bytes > self.options.log_hard_bytes;
+            // Of a damaged entity no checkpoint holds what the log does: it is needed for repair.
+            let whole = self.shards.values().all(|shard| shard.quarantined.is_empty());
+            let forced = whole && self.log.bytes > self.options.log_hard_bytes;
             if !forced && !entries.iter().all(|(_, entry)| has_all(entry, &everywhere)) {
                 break;
             }

@@ -8,11 +8,10 @@
 //! Left out: whom to ask, and when; pieces that a damaged head named stay on disk, unread, until
 //! their numbers are used again.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::checkpoint::{entity_key, summary};
-use crate::dot::{Dot, VersionVector};
+use crate::dot::{Dot, Origin, VersionVector};
 use crate::engine::{Engine, Quarantined};
 use crate::entity::Entity;
 use crate::log::{Entry, Trimmed};
@@ -130,43 +129,24 @@ impl Engine {
 }
 
 impl Engine {
-    /// What this log holds on one entity beyond `context`, causes before their effects.
+    /// What this log holds on one entity beyond `context`, in the order of the log: causes before
+    /// their effects.
     fn logged_after(
         &self,
         id: ShardId,
         key: &EntityKey,
         context: &VersionVector,
     ) -> Result<Vec<Operation>, Trimmed> {
-        let mut waiting: Vec<VecDeque<Operation>> = Vec::new();
-        for (origin, sequence) in self.vector(id).iter() {
-            let mut queue = VecDeque::new();
-            let mut next = context.sequence(origin) + 1;
-            while next <= sequence {
-                let found = self.operations(id, origin, next, 1 << 20)?;
-                next += found.len() as u64;
-                for bytes in &found {
-                    let mut operation = Operation::decode(bytes).map_err(|_| Trimmed)?;
-                    operation.parts.retain(|part| part.key == *key);
-                    queue.push_back(operation);
-                }
-            }
-            waiting.push(queue);
+        let own = self.vector(id);
+        let beyond = own.iter().map(|(origin, _)| (origin, context.sequence(origin) + 1));
+        let wanted: Vec<(Origin, u64)> = beyond.collect();
+        let mut operations = Vec::new();
+        for bytes in self.operations_of(id, &wanted, usize::MAX)? {
+            let mut operation = Operation::decode(&bytes).map_err(|_| Trimmed)?;
+            operation.parts.retain(|part| part.key == *key);
+            operations.push(operation);
         }
-        let (mut seen, mut ordered) = (context.clone(), Vec::new());
-        loop {
-            let before = ordered.len();
-            for queue in &mut waiting {
-                while queue.front().is_some_and(|next| next.named().all(|dot| seen.covers(dot))) {
-                    let operation = queue.pop_front().expect("there is a front");
-                    seen.raise(operation.dot.origin, operation.dot.sequence);
-                    ordered.push(operation);
-                }
-            }
-            if ordered.len() == before {
-                let done = waiting.iter().all(VecDeque::is_empty);
-                return if done { Ok(ordered) } else { Err(Trimmed) };
-            }
-        }
+        Ok(operations)
     }
 
     /// Sums a shard's digest anew, without what is damaged: its recorded sum is not known.
@@ -178,9 +158,17 @@ impl Engine {
             after = Some(last.clone());
             for key in page {
                 let hot = self.shards.get(&id).and_then(|shard| shard.hot.get(&key));
-                let on_disk = hot.map_or_else(|| self.sum_on_disk(id, &key), |h| h.recorded_sum);
+                let sums = match hot {
+                    Some(hot) => Some((hot.recorded_sum, hot.entity.sum())),
+                    None => self.sum_on_disk(id, &key).map(|sum| (sum, sum)),
+                };
+                let Some((on_disk, now)) = sums else {
+                    // Damaged, and seen only now: no digest may be told without it.
+                    self.shards.entry(id).or_default().quarantined.insert(key);
+                    continue;
+                };
                 recorded.push((key.clone(), on_disk));
-                live.push((key, hot.map_or(on_disk, |hot| hot.entity.sum())));
+                live.push((key, now));
             }
         }
         let shard = self.shards.entry(id).or_default();
@@ -189,12 +177,15 @@ impl Engine {
         recorded.iter().for_each(|(key, sum)| shard.account_record(key, 0, *sum));
     }
 
-    /// The sum in an entity's head record; 0 if it is absent or damaged.
-    fn sum_on_disk(&self, id: ShardId, key: &EntityKey) -> u128 {
+    /// The sum in an entity's head record, 0 if it is absent; none if it is damaged.
+    fn sum_on_disk(&self, id: ShardId, key: &EntityKey) -> Option<u128> {
+        if self.shards.get(&id).is_some_and(|shard| shard.quarantined.contains(key)) {
+            return None;
+        }
         let at = entity_key(id, &key.bytes());
-        let damaged = self.shards.get(&id).is_some_and(|shard| shard.quarantined.contains(key));
-        let found = record::read(&*self.backend, &at, RecordKind::Entity).ok().flatten();
-        let sum = found.and_then(|(body, _)| summary(&body)).map_or(0, |(sum, _)| sum);
-        if damaged { 0 } else { sum }
+        match record::read(&*self.backend, &at, RecordKind::Entity).ok()? {
+            Some((body, _)) => summary(&body).map(|(sum, _)| sum),
+            None => Some(0),
+        }
     }
 }

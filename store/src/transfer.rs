@@ -272,7 +272,9 @@ impl Engine {
                 }
             };
             let stamp = stamp_of(&other);
-            if self.alter(id, &key, merge) == Ok(true) {
+            // A damaged entity stays unknown. To stop here would leave what was merged before it
+            // without the vector that it was merged under.
+            if self.alter(id, &key, merge).unwrap_or(false) {
                 changed.push(key);
             }
             let shard = self.shards.entry(id).or_default();

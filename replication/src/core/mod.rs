@@ -297,10 +297,15 @@ impl Core {
         self.out.sends.push((peer, message.class(), message.encode()));
     }
 
-    /// The log is trimmed where every known replica has an operation.
+    /// The log is trimmed where every known replica has an operation: those of earlier starts
+    /// too, of which nothing was heard yet.
     fn maintain(&mut self) {
-        let peers = &self.peers;
-        self.engine.maintain(|shard, dot| peers.values().all(|peer| peer.has(shard, dot)));
+        let (me, peers) = (self.me.node, &self.peers);
+        let others = self.facts.values().map(|fact| fact.node).filter(|node| *node != me);
+        let others: BTreeSet<NodeId> = others.chain(peers.keys().copied()).collect();
+        let met = others.len() >= self.me.seeds;
+        let has = |node, shard, dot| peers.get(node).is_some_and(|peer| peer.has(shard, dot));
+        self.engine.maintain(|shard, dot| met && others.iter().all(|node| has(node, shard, dot)));
     }
 
     /// Whether the disk is below its reserve.

@@ -402,7 +402,7 @@ impl Core {
         if !wants.iter().any(came) {
             return;
         }
-        for want in wants.iter().filter(|want| came(want)) {
+        for want in &wants {
             known.asked.remove(&(want.shard, want.from.origin));
         }
         let lacking = known.vectors.iter().flat_map(|(shard, vector)| {
@@ -431,28 +431,31 @@ impl Core {
         }
     }
 
+    /// Answers from the log, every shard with a share. Operations come in the log's order: were
+    /// they sent origin by origin, one that fills the answer and waits for another would keep
+    /// the other from ever being sent.
     fn answer(&mut self, peer: NodeId, wants: Vec<Want>) {
-        let mut batches: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
-        let mut size = 0;
-        let mut answered = Vec::new();
-        for want in wants.into_iter().take(WANTS) {
-            let Dot { origin, sequence } = want.from;
-            let have = self.engine.sequence(want.shard, origin);
-            if sequence > have || sequence == 0 {
-                continue;
+        let mut by_shard: BTreeMap<ShardId, Vec<(Origin, u64)>> = BTreeMap::new();
+        for Want { shard, from: Dot { origin, sequence } } in wants.into_iter().take(WANTS) {
+            if sequence > 0 && sequence <= self.engine.sequence(shard, origin) {
+                by_shard.entry(shard).or_default().push((origin, sequence));
             }
-            if size >= self.bounds.answer {
-                break;
-            }
-            let budget = self.bounds.answer - size;
-            match self.engine.operations(want.shard, origin, sequence, budget) {
+        }
+        let share = self.bounds.answer / by_shard.len().max(1);
+        let (mut batches, mut answered) = (Vec::new(), Vec::new());
+        for (shard, mut wanted) in by_shard {
+            let asked = wanted.len();
+            wanted.retain(|(origin, from)| self.engine.holds(shard, *origin, *from));
+            match self.engine.operations_of(shard, &wanted, share) {
+                Ok(operations) if wanted.len() == asked => batches.push((shard, operations)),
                 Ok(operations) => {
-                    answered.push(want);
-                    size += operations.iter().map(Bytes::len).sum::<usize>();
-                    batches.entry(want.shard).or_default().extend(operations);
+                    batches.push((shard, operations));
+                    self.send(peer, &Message::Trimmed(shard));
                 }
-                Err(_) => self.send(peer, &Message::Trimmed(want.shard)),
+                Err(_) => self.send(peer, &Message::Trimmed(shard)),
             }
+            let want = |(origin, sequence)| Want { shard, from: Dot { origin, sequence } };
+            answered.extend(wanted.into_iter().map(want));
         }
         for message in split(batches, self.bounds.message, false, true) {
             self.send(peer, &message);

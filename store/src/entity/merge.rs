@@ -133,6 +133,8 @@ impl Entity {
 }
 
 fn join(one: Epoch, other: Epoch) -> Epoch {
-    let later = |a: Tally, b: Tally| if b.last > a.last { b } else { a };
+    // Totals that differ at one sequence are a divergence: both sides repair to the same.
+    let order = |tally: &Tally| (tally.last, tally.plus, tally.minus);
+    let later = |a: Tally, b: Tally| if order(&b) > order(&a) { b } else { a };
     Epoch { total: later(one.total, other.total), closed: later(one.closed, other.closed) }
 }

@@ -1,0 +1,237 @@
+//! A node as the tests drive it: a core, a disk in memory, and commits as the committer makes them.
+//!
+//! Left out: threads and real time; what happens when is an argument.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+
+pub mod group;
+pub mod random;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use atoll_replication::core::{Bounds, Core, Effects, Event, Identity, Reply, Status, Ticket};
+use atoll_replication::transport::{Class, NodeId};
+use atoll_store::backend::memory::Memory;
+use atoll_store::backend::{Backend, Write};
+use atoll_store::command::{Change, Command, RequestHash, Value};
+use atoll_store::committer::{Batch, pack};
+use atoll_store::dot::{Millis, Origin};
+use atoll_store::engine::{Engine, Options};
+use atoll_store::entity::Image;
+use atoll_store::log::Entry;
+use atoll_store::name::{EntityKey, Kind};
+use atoll_store::operation::Operation;
+use atoll_store::shard::ShardId;
+use bytes::Bytes;
+
+/// What a node's clock shows at the simulated time 0.
+pub const EPOCH_MS: Millis = 1_000_000_000;
+
+pub fn node_id(number: u8) -> NodeId {
+    NodeId([number; 16])
+}
+
+pub fn key(kind: Kind, id: &str) -> EntityKey {
+    EntityKey::parse(kind, "c", id).unwrap()
+}
+
+pub fn value(text: &str) -> Value {
+    Value::copy_from_slice(format!("\"{text}\"").as_bytes())
+}
+
+pub fn change(key: &EntityKey, command: Command) -> Change {
+    Change { key: key.clone(), commands: vec![command], hash: None, ttl_ms: None }
+}
+
+pub fn keyed(key: &EntityKey, command: Command, hash: u128) -> Change {
+    let hash = Some(RequestHash { key: hash, request: hash as u64 });
+    Change { key: key.clone(), commands: vec![command], hash, ttl_ms: None }
+}
+
+pub fn add(member: &str) -> Command {
+    Command::Members { add: vec![value(member)], remove: Vec::new() }
+}
+
+pub fn remove(member: &str) -> Command {
+    Command::Members { add: Vec::new(), remove: vec![value(member)] }
+}
+
+pub fn plus(amount: u128) -> Command {
+    Command::Count { plus: amount, minus: 0 }
+}
+
+/// Who a node is; its number is its id.
+pub fn identity(number: u8, region: &str, origin: u64) -> Identity {
+    Identity {
+        node: node_id(number),
+        name: format!("n{number}"),
+        region: region.to_owned(),
+        zone: "z".to_owned(),
+        address: format!("10.0.0.{number}:7400"),
+        version: "0".to_owned(),
+        origin: Origin(origin),
+        seeds: 0,
+    }
+}
+
+/// A step whose effects wait for their commit.
+struct Held {
+    number: u64,
+    released: Released,
+}
+
+/// What leaves once a step is durable.
+#[derive(Default)]
+pub struct Released {
+    pub sends: Vec<(NodeId, Class, Bytes)>,
+    pub replies: Vec<(Ticket, Reply)>,
+    pub rejects: Vec<(NodeId, &'static str)>,
+    pub status: Option<Status>,
+}
+
+/// What a step did, before it is durable.
+pub struct Stepped {
+    /// Operations that it logged.
+    pub logged: Vec<(ShardId, Operation, Bytes)>,
+    /// Writes that it took: (ticket, whether it was a retry).
+    pub written: Vec<(Ticket, bool)>,
+}
+
+/// A write that was taken; refused ones are left out.
+fn outcome((ticket, reply): &(Ticket, Reply)) -> Option<(Ticket, bool)> {
+    match reply {
+        Reply::Written(written) => match &written[..] {
+            [Ok(written)] => Some((*ticket, written.replayed)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A running node.
+pub struct Node {
+    pub core: Core,
+    pub memory: Memory,
+    durable: Arc<AtomicU64>,
+    steps: u64,
+    /// Steps that wait for the committer, and those that wait for its flush.
+    queued: VecDeque<(Batch, Held)>,
+    written: Vec<Held>,
+}
+
+impl Node {
+    /// Opens a disk for a new start. Its first step is queued.
+    pub fn open(
+        memory: &Memory,
+        options: Options,
+        identity: Identity,
+        bounds: Bounds,
+        now: Millis,
+    ) -> Node {
+        let backend = Arc::new(memory.clone());
+        let engine = Engine::open(backend, options, identity.origin).unwrap();
+        let durable = engine.durable();
+        let core = Core::new(identity, engine, now).bounded(bounds);
+        let (memory, queued) = (memory.clone(), VecDeque::new());
+        let mut node = Node { core, memory, durable, steps: 0, queued, written: Vec::new() };
+        node.step(now, Vec::new());
+        node
+    }
+
+    /// One step, queued for the committer.
+    pub fn step(&mut self, now: Millis, events: Vec<Event>) -> Stepped {
+        let Effects { mut staged, loaded: _, sends, replies, rejects, status } =
+            self.core.step(now, events);
+        self.steps += 1;
+        let logged: Vec<_> =
+            staged.batch.log.iter().filter_map(|(_, entry)| logged(entry)).collect();
+        let stepped = Stepped { logged, written: replies.iter().filter_map(outcome).collect() };
+        let released = Released { sends, replies, rejects, status };
+        let held = Held { number: self.steps, released };
+        self.queued.push_back((std::mem::take(&mut staged.batch), held));
+        stepped
+    }
+
+    pub fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    pub fn has_written(&self) -> bool {
+        !self.written.is_empty()
+    }
+
+    /// The committer's commit of all that queued up: one write.
+    pub fn write_out(&mut self) {
+        let (batches, held): (Vec<Batch>, Vec<Held>) = self.queued.drain(..).unzip();
+        let log = pack(&batches);
+        let mut writes: Vec<Write> = batches.into_iter().flat_map(|batch| batch.writes).collect();
+        writes.extend(log);
+        if !writes.is_empty() {
+            self.memory.commit(&writes).unwrap();
+        }
+        self.written.extend(held);
+    }
+
+    /// The committer's flush, and what it releases.
+    pub fn flush(&mut self) -> Vec<Released> {
+        self.memory.flush().unwrap();
+        let held = std::mem::take(&mut self.written);
+        if let Some(last) = held.last() {
+            self.durable.store(last.number, Ordering::Release);
+        }
+        held.into_iter().map(|held| held.released).collect()
+    }
+
+    /// A step, durable at once.
+    pub fn run(&mut self, now: Millis, events: Vec<Event>) -> Released {
+        self.step(now, events);
+        self.write_out();
+        let mut all = Released::default();
+        for released in self.flush() {
+            all.sends.extend(released.sends);
+            all.replies.extend(released.replies);
+            all.rejects.extend(released.rejects);
+            all.status = released.status.or(all.status);
+        }
+        all
+    }
+
+    /// One change, durable at once.
+    pub fn write(
+        &mut self,
+        now: Millis,
+        change: Change,
+    ) -> (Result<bool, atoll_store::command::Refusal>, Released) {
+        let mut released = self.run(now, vec![Event::Write(1, vec![change])]);
+        let place = released.replies.iter().position(|(_, r)| matches!(r, Reply::Written(_)));
+        let Some((_, Reply::Written(mut written))) = place.map(|p| released.replies.remove(p))
+        else {
+            panic!("no reply to a write");
+        };
+        (written.remove(0).map(|written| written.replayed), released)
+    }
+
+    /// Reads an entity; nothing is committed. `None`: it is damaged.
+    pub fn image(&mut self, now: Millis, key: &EntityKey) -> Option<Arc<Image>> {
+        let released = self.run(now, vec![Event::Load(1, key.clone())]);
+        released.replies.into_iter().find_map(|(_, reply)| match reply {
+            Reply::Loaded(image) => image.ok(),
+            _ => None,
+        })
+    }
+}
+
+fn logged(entry: &Bytes) -> Option<(ShardId, Operation, Bytes)> {
+    match Entry::decode(entry)? {
+        Entry::Operation { shard, bytes } => {
+            Some((shard, Operation::decode(&bytes).unwrap(), bytes))
+        }
+        Entry::Merged { .. } => None,
+    }
+}
+
+/// The keys of entity records on a disk.
+pub fn entity_records(memory: &Memory) -> Vec<Bytes> {
+    memory.scan(b"e", b"f", usize::MAX).unwrap().into_iter().map(|(key, _)| key).collect()
+}
