@@ -90,6 +90,13 @@ fn object(required: &[&str], properties: Value) -> Value {
     json!({"type": "object", "required": required, "properties": properties})
 }
 
+/// As an object, but with no other members.
+fn closed(required: &[&str], properties: Value) -> Value {
+    let mut schema = object(required, properties);
+    schema["additionalProperties"] = false.into();
+    schema
+}
+
 fn components() -> Value {
     let text = json!({"type": "string"});
     let any = json!({"description": "any JSON value"});
@@ -124,8 +131,8 @@ fn components() -> Value {
         "Operations": {"oneOf": [operation, {
             "type": "array", "items": operation, "minItems": 1, "maxItems": 1000,
         }]},
-        "Batch": object(&["operations"], json!({
-            "operations": {"type": "array", "maxItems": 1000, "items": object(
+        "Batch": closed(&["operations"], json!({
+            "operations": {"type": "array", "maxItems": 1000, "items": closed(
                 &["method", "path"],
                 json!({
                     "method": {"type": "string", "enum": ["POST", "PUT", "DELETE"]},
