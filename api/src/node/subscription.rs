@@ -349,13 +349,18 @@ impl Subscription {
     }
 
     /// Behind memory's reach: the log on disk.
+    ///
+    /// It may be ahead of memory, and of what readers see: what is later than memory's end is left
+    /// for the next read, or its old state would be shown as the new one.
     async fn read_disk(&mut self) -> Result<(), ReadError> {
         let (backend, from) = (self.node.backend(), self.position + 1);
+        let end = self.node.journal().end();
         let what = self.what.clone();
-        let page = self
+        let mut page = self
             .node
             .blocking(move || log::read(&*backend, from, DISK_RECORDS).unwrap_or_default())
             .await?;
+        page.retain(|(position, _)| *position <= end);
         let dense = page.iter().zip(from..).all(|((position, _), next)| *position == next);
         let (Some((last, _)), true) = (page.last().cloned(), dense) else {
             // Trimmed, or damaged.

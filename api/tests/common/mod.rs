@@ -65,7 +65,13 @@ impl Surface {
 
     /// The node that an earlier one's data make.
     pub(crate) async fn start_on(data: TempDir) -> Surface {
-        Surface::over(testing::open(&data), data).await
+        let mut node = None;
+        until("the directory is free", async || {
+            node = testing::try_open(&data).ok();
+            node.is_some()
+        })
+        .await;
+        Surface::over(node.expect("opened"), data).await
     }
 
     async fn over(node: Node, data: TempDir) -> Surface {
