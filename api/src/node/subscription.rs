@@ -3,9 +3,9 @@
 //! | phase | does | then |
 //! |---|---|---|
 //! | resume | waits until a starting node knows its journals | one of those below |
-//! | snapshot | lists what is selected, a page at a time; then `ready` | live, from before the list |
+//! | snapshot | lists what is selected, page by page; then `ready` | live, from before the list |
 //! | replay | reads the log above a foreign cursor's clocks, a page at a time | live |
-//! | live | reads the journal after its position; waits where there is nothing | ended, when draining |
+//! | live | reads the journal after its position, or waits | ended, when draining |
 //!
 //! Invariants:
 //! 1. No change is skipped without `reset`: the position moves only over what was read.
