@@ -28,6 +28,7 @@ pub mod problem;
 pub mod query;
 pub mod render;
 pub mod request;
+mod schemas;
 mod serve;
 mod stream;
 pub mod version;

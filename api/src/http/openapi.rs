@@ -8,8 +8,8 @@ use utoipa::openapi::{
     ResponseBuilder, Type,
 };
 
-use super::later;
 use super::problem::Code;
+use super::{later, schemas};
 
 /// The description before the handlers add their routes.
 pub(super) fn base() -> OpenApi {
@@ -29,6 +29,8 @@ pub(super) fn finish(mut api: OpenApi) -> Vec<u8> {
             add_problems(operation);
         }
     }
+    let mut api = serde_json::to_value(&api).unwrap_or_default();
+    schemas::add(&mut api);
     serde_json::to_vec(&api).unwrap_or_default()
 }
 

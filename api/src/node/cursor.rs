@@ -25,6 +25,9 @@ const NOWHERE: Origin = Origin(0);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(String);
 
+/// What a cursor is made of: start, position, clocks.
+type Parts = (Origin, u64, Vec<(Origin, Hlc)>);
+
 /// What a cursor says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -35,9 +38,6 @@ pub(super) struct Place {
     /// Everything of each origin up to this clock was seen.
     pub(super) clocks: BTreeMap<Origin, Hlc>,
 }
-
-/// Start, position, clocks.
-type Body = (Origin, u64, Vec<(Origin, Hlc)>);
 
 impl Cursor {
     /// Parses what a client sent back; `None` if it is no cursor.
@@ -76,7 +76,7 @@ impl Cursor {
         if check(body) != sum {
             return None;
         }
-        let (place, rest): (Body, _) = postcard::take_from_bytes(body).ok()?;
+        let (place, rest) = postcard::take_from_bytes::<Parts>(body).ok()?;
         let (start, position, clocks) = place;
         rest.is_empty().then(|| Place { start, position, clocks: clocks.into_iter().collect() })
     }

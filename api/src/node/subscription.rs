@@ -2,10 +2,10 @@
 //!
 //! | phase | does | then |
 //! |---|---|---|
-//! | resume | waits until the node knows its journals, which a start takes a moment to | the rest |
-//! | snapshot | lists what is selected, a page at a time; then `ready` | live, from before the list |
-//! | replay | what changed above a foreign cursor's clocks, a page of the log at a time | live |
-//! | live | reads the journal after its position; waits where there is nothing | ended, when draining |
+//! | resume | waits until a starting node knows its journals | one of those below |
+//! | snapshot | lists what is selected, page by page; then `ready` | live, from before the list |
+//! | replay | reads the log above a foreign cursor's clocks, a page at a time | live |
+//! | live | reads the journal after its position, or waits | ended, when draining |
 //!
 //! Invariants:
 //! 1. No change is skipped without `reset`: the position moves only over what was read.
@@ -370,13 +370,18 @@ impl Subscription {
     }
 
     /// Behind memory's reach: the log on disk.
+    ///
+    /// It may be ahead of memory, and of what readers see: what is later than memory's end is left
+    /// for the next read, or its old state would be shown as the new one.
     async fn read_disk(&mut self) -> Result<(), ReadError> {
         let (backend, from) = (self.node.backend(), self.position + 1);
+        let end = self.node.journal().end();
         let what = self.what.clone();
-        let page = self
+        let mut page = self
             .node
             .blocking(move || log::read(&*backend, from, DISK_RECORDS).unwrap_or_default())
             .await?;
+        page.retain(|(position, _)| *position <= end);
         let dense = page.iter().zip(from..).all(|((position, _), next)| *position == next);
         let (Some((last, _)), true) = (page.last().cloned(), dense) else {
             // Trimmed, or damaged.
@@ -405,22 +410,27 @@ impl Subscription {
         let (backend, from, end) = (self.node.backend(), replay.from, replay.end);
         let clocks = replay.clocks.clone();
         let page = self.node.blocking(move || page_above(&*backend, from, &clocks)).await?;
-        let Some((first, last, mut keys)) = page else { return Ok(self.replayed(from > end)) };
+        let Some((first, last, mut keys)) = page else {
+            self.replayed(from > end);
+            return Ok(());
+        };
         // The log starts where it was trimmed; later nothing may be missing.
         if from > 1 && first > from {
-            return Ok(self.reset());
+            self.reset();
+            return Ok(());
         }
-        keys.retain(|key| self.what.takes(key) && !replay.seen.contains(key));
-        let mut images = Vec::with_capacity(keys.len());
-        for key in &keys {
-            images.push((key.clone(), self.node.read(key).await?));
+        keys.retain(|key, _| self.what.takes(key) && !replay.seen.contains(key));
+        let mut changes = Vec::with_capacity(keys.len());
+        for (key, origin) in keys {
+            let image = self.node.read(&key).await?;
+            let origin_region = self.node.region_of(origin);
+            changes.push(Changed { key, image, origin_region });
         }
         let Phase::Replay(replay) = &mut self.phase else { return Ok(()) };
-        for (key, image) in images {
-            let changed = Changed { key, image, origin_region: "".into() };
+        for changed in changes {
+            replay.seen.insert(changed.key.clone());
             self.queue.push_back((Record::Changed(changed), replay.cursor.clone()));
         }
-        replay.seen.extend(keys);
         replay.from = last + 1;
         if last >= end {
             self.replayed(true);
@@ -450,19 +460,22 @@ fn is_trimmed(status: &Status, clocks: &BTreeMap<Origin, Hlc>) -> bool {
     status.trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin))
 }
 
+/// Entities, and whose operation changed each last.
+type Keys = BTreeMap<EntityKey, Option<Origin>>;
+
 /// The first and last position of a page of the log, and the entities it changed above the
 /// clocks; `None` if there is nothing, or nothing readable.
 fn page_above(
     backend: &dyn Backend,
     from: u64,
     clocks: &BTreeMap<Origin, Hlc>,
-) -> Option<(u64, u64, BTreeSet<EntityKey>)> {
+) -> Option<(u64, u64, Keys)> {
     let page = log::read(backend, from, DISK_RECORDS).ok()?;
     let (first, last) = (page.first()?.0, page.last()?.0);
     if page.iter().zip(first..).any(|((position, _), next)| *position != next) {
         return None;
     }
-    let mut keys = BTreeSet::new();
+    let mut keys = Keys::new();
     for (_, bytes) in &page {
         keys.extend(keys_above(bytes, clocks)?);
     }
@@ -482,12 +495,15 @@ fn keys_of(bytes: &bytes::Bytes) -> Option<Vec<(EntityKey, Option<Origin>)>> {
 }
 
 /// The entities that a log entry changed, if it is above the clocks. Merged states always are.
-fn keys_above(bytes: &bytes::Bytes, clocks: &BTreeMap<Origin, Hlc>) -> Option<Vec<EntityKey>> {
+fn keys_above(
+    bytes: &bytes::Bytes,
+    clocks: &BTreeMap<Origin, Hlc>,
+) -> Option<Vec<(EntityKey, Option<Origin>)>> {
     if let LogEntry::Operation { bytes, .. } = LogEntry::decode(bytes)? {
         let (dot, stamp) = Operation::peek(&bytes).ok()?;
         if stamp <= clocks.get(&dot.origin).copied().unwrap_or_default() {
             return Some(Vec::new());
         }
     }
-    Some(keys_of(bytes)?.into_iter().map(|(key, _)| key).collect())
+    keys_of(bytes)
 }

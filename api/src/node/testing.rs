@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use atoll_replication::transport::{Class, NodeId, Transport};
 
-use super::{Node, Settings};
+use super::{Node, Settings, StartError};
 
 /// A network that reaches nobody.
 struct Nowhere;
@@ -59,10 +59,15 @@ pub fn single() -> (Node, TempDir) {
 ///
 /// If it cannot start.
 pub fn open(dir: &TempDir) -> Node {
+    try_open(dir).expect("a node starts on a new directory")
+}
+
+/// As `open`, but an error if it cannot start: a stopped node's threads let go of its directory a
+/// moment after they have answered.
+pub fn try_open(dir: &TempDir) -> Result<Node, StartError> {
     let (sender, arrivals) = mpsc::channel(1);
     // Held for the life of the process: a network that ends would end the node.
     std::mem::forget(sender);
     let fail = |error| panic!("commit failed: {error}");
     Node::start(settings(dir, "eu"), NodeId([1; 16]), Arc::new(Nowhere), arrivals, fail)
-        .expect("a node starts on a new directory")
 }

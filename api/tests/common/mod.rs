@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until a condition holds.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !holds().await {
             tokio::task::yield_now().await;
@@ -30,8 +30,8 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// A node's surface on a port of its own.
-pub struct Surface {
-    pub base: String,
+pub(crate) struct Surface {
+    pub(crate) base: String,
     node: Node,
     client: Client<HttpConnector, Full<Bytes>>,
     stop: oneshot::Sender<()>,
@@ -40,32 +40,38 @@ pub struct Surface {
 }
 
 /// What came back.
-pub struct Answer {
-    pub status: u16,
-    pub headers: hyper::HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 }
 
 impl Surface {
     /// A new node.
-    pub async fn start() -> Surface {
+    pub(crate) async fn start() -> Surface {
         let (node, data) = testing::single();
         Surface::over(node, data).await
     }
 
     /// The node that an earlier one's data make.
-    pub async fn start_on(data: TempDir) -> Surface {
-        Surface::over(testing::open(&data), data).await
+    pub(crate) async fn start_on(data: TempDir) -> Surface {
+        let mut node = None;
+        until("the directory is free", async || {
+            node = testing::try_open(&data).ok();
+            node.is_some()
+        })
+        .await;
+        Surface::over(node.expect("opened"), data).await
     }
 
     async fn over(node: Node, data: TempDir) -> Surface {
@@ -87,7 +93,7 @@ impl Surface {
     }
 
     /// Stops as the program does; the data stay.
-    pub async fn stop(self) -> TempDir {
+    pub(crate) async fn stop(self) -> TempDir {
         let Surface { node, client, stop, served, data, .. } = self;
         drop((client, stop));
         served.await.expect("no panic").expect("no error");
@@ -95,7 +101,7 @@ impl Surface {
         data
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: &str,
         path: &str,
@@ -111,7 +117,7 @@ impl Surface {
         answer.expect("an answer in time").expect("an answer")
     }
 
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: &str,
         path: &str,
@@ -121,7 +127,7 @@ impl Surface {
         self.ask_bytes(method, path, headers, body.as_bytes()).await
     }
 
-    pub async fn ask_bytes(
+    pub(crate) async fn ask_bytes(
         &self,
         method: &str,
         path: &str,
@@ -135,17 +141,17 @@ impl Surface {
         Answer { status: parts.status.as_u16(), headers: parts.headers, text }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[], "").await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.ask("POST", path, &[], &body.to_string()).await
     }
 }
 
 /// Asserts a problem with all its members.
-pub fn problem(answer: &Answer, status: u16, code: &str) -> String {
+pub(crate) fn problem(answer: &Answer, status: u16, code: &str) -> String {
     let json = answer.json();
     assert_eq!((answer.status, &json["code"]), (status, &code.into()), "{json}");
     assert_eq!(answer.header("content-type"), "application/problem+json");
@@ -158,13 +164,13 @@ pub fn problem(answer: &Answer, status: u16, code: &str) -> String {
 }
 
 /// The records of a JSON-lines stream, heartbeats left out.
-pub struct Lines {
+pub(crate) struct Lines {
     body: Incoming,
     buffer: String,
 }
 
 impl Lines {
-    pub async fn open(surface: &Surface, path: &str, headers: &[(&str, &str)]) -> Lines {
+    pub(crate) async fn open(surface: &Surface, path: &str, headers: &[(&str, &str)]) -> Lines {
         let mut all = vec![("accept", "application/x-ndjson")];
         all.extend_from_slice(headers);
         let response = surface.send("GET", path, &all, "").await;
@@ -174,12 +180,12 @@ impl Lines {
     }
 
     /// Resumes after a cursor.
-    pub async fn after(surface: &Surface, path: &str, cursor: &str) -> Lines {
+    pub(crate) async fn after(surface: &Surface, path: &str, cursor: &str) -> Lines {
         Lines::open(surface, path, &[("last-event-id", cursor)]).await
     }
 
     /// The next record that is not `progress`; `None` at the end.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((line, rest)) = self.buffer.split_once('\n') {
                 let (line, rest) = (line.to_owned(), rest.to_owned());
@@ -200,13 +206,13 @@ impl Lines {
     }
 
     /// The next record and its name.
-    pub async fn event(&mut self) -> (String, Value) {
+    pub(crate) async fn event(&mut self) -> (String, Value) {
         let record = self.next().await.expect("a record");
         (record["event"].as_str().expect("a name").to_owned(), record)
     }
 
     /// Asserts the next record's name; answers the record.
-    pub async fn expect(&mut self, event: &str) -> Value {
+    pub(crate) async fn expect(&mut self, event: &str) -> Value {
         let (name, record) = self.event().await;
         assert_eq!(name, event, "{record}");
         record
@@ -214,6 +220,6 @@ impl Lines {
 }
 
 /// A record's cursor.
-pub fn cursor(record: &Value) -> String {
+pub(crate) fn cursor(record: &Value) -> String {
     record["cursor"].as_str().expect("a cursor").to_owned()
 }
