@@ -1,104 +1,12 @@
 //! The HTTP surface over one running node, through real connections.
 
+mod common;
+
 use std::time::Duration;
 
-use atoll::http::{Limits, Options, router, serve_with};
-use atoll::node::testing;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::{Request, Response, header};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use common::{Lines, Surface, problem, until};
+use hyper::header;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A node's surface on a port of its own.
-struct Surface {
-    base: String,
-    client: Client<HttpConnector, Full<Bytes>>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    served: tokio::task::JoinHandle<std::io::Result<()>>,
-    _data: TempDir,
-}
-
-/// What came back.
-struct Answer {
-    status: u16,
-    headers: hyper::HeaderMap,
-    text: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
-    }
-
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    }
-}
-
-impl Surface {
-    async fn start() -> Surface {
-        let (node, data) = testing::single();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let base = format!("http://{}", listener.local_addr().expect("an address"));
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let router = router(node, Options::default());
-        let served = tokio::spawn(async move {
-            let limits = Limits { drain_ms: 1000, ..Limits::default() };
-            serve_with(listener, router, &limits, async { drop(stopped.await) }).await
-        });
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        Surface { base, client, stop: Some(stop), served, _data: data }
-    }
-
-    async fn send(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> Response<Incoming> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
-        self.client.request(request.body(body).expect("a request")).await.expect("an answer")
-    }
-
-    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let (parts, body) = self.send(method, path, headers, body).await.into_parts();
-        let bytes = body.collect().await.expect("a body").to_bytes();
-        let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
-        Answer { status: parts.status.as_u16(), headers: parts.headers, text }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.ask("GET", path, &[], "").await
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Answer {
-        self.ask("POST", path, &[], &body.to_string()).await
-    }
-}
-
-/// Asserts a problem with all its members.
-fn problem(answer: &Answer, status: u16, code: &str) -> String {
-    let json = answer.json();
-    assert_eq!((answer.status, &json["code"]), (status, &code.into()), "{json}");
-    assert_eq!(answer.header("content-type"), "application/problem+json");
-    assert_eq!(json["type"], format!("https://atoll.dev/problems/{code}"));
-    assert_eq!(json["status"], status);
-    assert_eq!(json["outcome"], "not-applied");
-    assert!(
-        json["title"].is_string() && json["retryable"].is_boolean() && json["instance"].is_string()
-    );
-    json["detail"].as_str().expect("a detail").to_owned()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_is_written_and_read() {
@@ -259,50 +167,6 @@ async fn a_batch_answers_each_operation() {
     }
 }
 
-/// The records of a JSON-lines stream, heartbeats left out.
-struct Lines {
-    body: Incoming,
-    buffer: String,
-}
-
-impl Lines {
-    async fn open(surface: &Surface, path: &str, headers: &[(&str, &str)]) -> Lines {
-        let mut all = vec![("accept", "application/x-ndjson")];
-        all.extend_from_slice(headers);
-        let response = surface.send("GET", path, &all, "").await;
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "application/x-ndjson");
-        Lines { body: response.into_body(), buffer: String::new() }
-    }
-
-    /// The next record that is not `progress`; `None` at the end.
-    async fn next(&mut self) -> Option<Value> {
-        loop {
-            if let Some((line, rest)) = self.buffer.split_once('\n') {
-                let (line, rest) = (line.to_owned(), rest.to_owned());
-                self.buffer = rest;
-                let record: Value = match line.as_str() {
-                    "" => continue,
-                    line => serde_json::from_str(line).expect("a record"),
-                };
-                if record["event"] != "progress" {
-                    return Some(record);
-                }
-                continue;
-            }
-            let frame = tokio::time::timeout(Duration::from_secs(10), self.body.frame()).await;
-            let frame = frame.expect("a record in time")?.expect("a frame");
-            let data = frame.into_data().unwrap_or_default();
-            self.buffer.push_str(std::str::from_utf8(&data).expect("UTF-8"));
-        }
-    }
-
-    async fn event(&mut self) -> (String, Value) {
-        let record = self.next().await.expect("a record");
-        (record["event"].as_str().expect("a name").to_owned(), record)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_starts_with_the_state_and_resumes() {
     let surface = Surface::start().await;
@@ -347,6 +211,7 @@ async fn a_stream_starts_with_the_state_and_resumes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_and_views_answer() {
     let surface = Surface::start().await;
+    until("the node is ready", async || surface.get("/readyz").await.status == 200).await;
     for path in ["/livez", "/readyz", "/metrics", "/docs", "/v1/cluster"] {
         assert_eq!(surface.get(path).await.status, 200, "{path}");
     }
@@ -360,9 +225,8 @@ async fn health_and_views_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopping_server_closes_idle_connections() {
-    let mut surface = Surface::start().await;
+    let surface = Surface::start().await;
     assert_eq!(surface.get("/livez").await.status, 200);
-    surface.stop.take().expect("running").send(()).expect("running");
-    let served = tokio::time::timeout(Duration::from_secs(10), surface.served).await;
-    served.expect("stops in time").expect("no panic").expect("no error");
+    let stopped = tokio::time::timeout(Duration::from_secs(10), surface.stop()).await;
+    stopped.expect("stops in time");
 }

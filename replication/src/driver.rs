@@ -31,6 +31,8 @@ use crate::transport::{Arrival, Class, NodeId, Transport};
 const REQUESTS: usize = 8_192;
 /// Events taken into one step.
 const STEP_EVENTS: usize = 1_024;
+/// The longest wait for something to do.
+const WAIT_MS: Millis = 1_000;
 /// Between looks at the disk's free space.
 const SPACE_EVERY_MS: Millis = 500;
 
@@ -255,7 +257,8 @@ impl Driver {
 
     /// Waits for something to do: requests, frames, or the core's deadline.
     async fn wait(&mut self) -> (Vec<Request>, Vec<Arrival>) {
-        let wait = self.core.deadline().saturating_sub(self.clock.now());
+        // A clock that was set back since the last step must not hold the core up.
+        let wait = self.core.deadline().saturating_sub(self.clock.now()).min(WAIT_MS);
         let (mut requests, mut arrivals) = (Vec::new(), Vec::new());
         tokio::select! {
             _ = self.queue.recv_many(&mut requests, STEP_EVENTS) => {}

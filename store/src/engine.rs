@@ -130,7 +130,10 @@ pub struct Engine {
     pub(crate) expiries: BTreeSet<(Millis, EntityKey)>,
     pub(crate) starts: Vec<(Origin, u64)>,
     pub(crate) trim_at: u64,
+    pub(crate) trim_from: u64,
+    pub(crate) forget_before: Hlc,
     pub(crate) facts: Vec<Bytes>,
+    pub(crate) closed: BTreeMap<Origin, Hlc>,
 }
 
 impl Engine {
@@ -212,9 +215,20 @@ impl Engine {
         self.log.next()
     }
 
-    /// The highest stamp of each origin in the log, and of what was trimmed from it.
-    pub fn clocks(&self) -> (&BTreeMap<Origin, Hlc>, &BTreeMap<Origin, Hlc>) {
-        (&self.log.stamps, &self.log.trimmed)
+    /// The highest stamp of each origin that was trimmed from the log.
+    pub fn trimmed(&self) -> &BTreeMap<Origin, Hlc> {
+        &self.log.trimmed
+    }
+
+    /// The closed clocks last staged, by an earlier start too.
+    pub fn closed(&self) -> &BTreeMap<Origin, Hlc> {
+        &self.closed
+    }
+
+    /// Stages the closed clocks: all that each origin stamped up to its own is in this store.
+    pub fn put_closed(&mut self, closed: BTreeMap<Origin, Hlc>) {
+        self.closed = closed;
+        self.stage_closed();
     }
 
     /// Earlier starts on this directory with the positions where they began; the last is this one.
@@ -257,6 +271,27 @@ impl Engine {
             }
         }
         Ok(shard.hot.get_mut(key).expect("just looked up or loaded"))
+    }
+
+    /// Retries stamped before `moment` may be forgotten: every operation stamped within 24 h of
+    /// them has come (R10). Only rises.
+    pub fn close_retries(&mut self, moment: Hlc) {
+        self.forget_before = self.forget_before.max(moment);
+    }
+
+    /// Forgets the retries of an entity that may be; answers how many stay.
+    pub fn forget_retries(&mut self, key: &EntityKey) -> Result<usize, Quarantined> {
+        let (id, moment) = (self.shard_of(key), self.forget_before);
+        let hot = self.hot(id, key)?;
+        let before = hot.entity.keys_len();
+        hot.entity.forget_retries(moment);
+        let after = hot.entity.keys_len();
+        if after < before {
+            hot.mark(None);
+            let shard = self.shards.entry(id).or_default();
+            shard.dirty.insert(key.clone());
+        }
+        Ok(after)
     }
 
     /// The effect of a change as seen here, to be stamped with `dot` and `stamp`. Changes nothing.
@@ -305,7 +340,7 @@ impl Engine {
         let shown = self.staged.changes.len();
         let (position, entry) = self.log.append(&Entry::Operation { shard: id, bytes });
         self.staged.batch.log.push((position, entry));
-        self.log.index(id, operation.dot, operation.stamp, position);
+        self.log.index(id, operation.dot, position);
         self.replay(id, operation, position, true);
         self.staged.changes[shown..].last().map(|changed| changed.image.clone())
     }

@@ -111,7 +111,6 @@ pub(crate) struct Log {
     /// Bytes ever appended by this start, for pacing checkpoints.
     pub(crate) appended: u64,
     pub(crate) trimmed: BTreeMap<Origin, Hlc>,
-    pub(crate) stamps: BTreeMap<Origin, Hlc>,
 }
 
 impl Log {
@@ -123,7 +122,6 @@ impl Log {
             recent_bytes: 0,
             bytes: 0,
             appended: 0,
-            stamps: trimmed.clone(),
             trimmed,
         }
     }
@@ -153,15 +151,13 @@ impl Log {
     }
 
     /// Indexes an operation at a position.
-    pub(crate) fn index(&mut self, shard: ShardId, dot: Dot, stamp: Hlc, position: u64) {
+    pub(crate) fn index(&mut self, shard: ShardId, dot: Dot, position: u64) {
         let run = self.index.entry((shard, dot.origin)).or_default();
         if run.positions.is_empty() || run.first + run.positions.len() as u64 != dot.sequence {
             run.positions.clear();
             run.first = dot.sequence;
         }
         run.positions.push_back(position);
-        let newest = self.stamps.entry(dot.origin).or_default();
-        *newest = (*newest).max(stamp);
     }
 
     /// Operations of `origin` from `from` on, up to about `budget` bytes.

@@ -22,6 +22,7 @@ use crate::record::{self, Damage, Damaged, RecordError, RecordKind};
 use crate::shard::{Shard, ShardId};
 
 const DIRECTORY_KEY: &[u8] = b"m";
+const CLOSED_KEY: &[u8] = b"mc";
 
 /// Starts remembered: a cursor of an older one is foreign.
 const STARTS_KEPT: usize = 64;
@@ -62,11 +63,15 @@ impl Engine {
             expiries: BTreeSet::new(),
             starts: directory.starts,
             trim_at: 0,
+            trim_from: 0,
+            forget_before: Hlc::default(),
             facts: Vec::new(),
+            closed: BTreeMap::new(),
         };
         engine.expiries =
             checkpoint::indexed(&*engine.backend).map_err(index_error)?.into_iter().collect();
         engine.facts = read_facts(&*engine.backend)?;
+        engine.closed = read_closed(&*engine.backend)?;
         engine.replay_log()?;
         engine.show_replayed();
         engine.starts.push((origin, engine.log.next()));
@@ -85,6 +90,11 @@ impl Engine {
         let body = postcard::to_stdvec(&directory).expect("a directory record encodes to memory");
         let batch = &mut self.staged.batch.writes;
         record::encode(RecordKind::Meta, DIRECTORY_KEY, &body, batch, 0);
+    }
+
+    pub(crate) fn stage_closed(&mut self) {
+        let body = postcard::to_stdvec(&self.closed).expect("clocks encode to memory");
+        record::encode(RecordKind::Meta, CLOSED_KEY, &body, &mut self.staged.batch.writes, 0);
     }
 
     fn replay_log(&mut self) -> Result<(), StoreError> {
@@ -125,13 +135,13 @@ impl Engine {
         let Some(Entry::Operation { shard, bytes }) = Entry::decode(bytes) else { return };
         let Ok(operation) = Operation::decode(&bytes) else { return };
         match self.readiness(shard, &operation) {
-            Readiness::Seen => self.log.index(shard, operation.dot, operation.stamp, position),
+            Readiness::Seen => self.log.index(shard, operation.dot, position),
             Readiness::Ready => {
-                self.log.index(shard, operation.dot, operation.stamp, position);
+                self.log.index(shard, operation.dot, position);
                 self.replay(shard, &operation, position, false);
             }
             Readiness::Waits(_) if self.was_ready(shard, &operation) => {
-                self.log.index(shard, operation.dot, operation.stamp, position);
+                self.log.index(shard, operation.dot, position);
                 self.replay(shard, &operation, position, false);
             }
             Readiness::Waits(_) => {
@@ -161,6 +171,17 @@ impl Engine {
 fn read_facts(backend: &dyn Backend) -> Result<Vec<bytes::Bytes>, StoreError> {
     let facts = record::scan(backend, RecordKind::Fact, b"o", b"p", FACTS_KEPT)?;
     Ok(facts.into_iter().filter_map(|(_, body)| body.ok()).collect())
+}
+
+/// Lost clocks are closed again by the peers' next words.
+fn read_closed(backend: &dyn Backend) -> Result<BTreeMap<Origin, Hlc>, StoreError> {
+    match record::read(backend, CLOSED_KEY, RecordKind::Meta) {
+        Ok(found) => {
+            Ok(found.and_then(|(body, _)| postcard::from_bytes(&body).ok()).unwrap_or_default())
+        }
+        Err(RecordError::Damaged(_)) => Ok(BTreeMap::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn index_error(error: LoadError) -> StoreError {

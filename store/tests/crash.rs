@@ -254,7 +254,7 @@ fn pieces_follow_random_changes() {
                 model.extend(values.iter().cloned());
                 (values, Vec::new())
             } else {
-                values.iter().for_each(|value| drop(model.remove(value)));
+                model.retain(|member| !values.contains(member));
                 (Vec::new(), values)
             };
             node.write(&large, Command::Members { add, remove });

@@ -32,6 +32,8 @@ use atoll_store::name::EntityKey;
         ("ttl" = Option<u64>, Query, description = "seconds until the entities expire"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "makes the batch safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: answers have no values"),
     ),
     request_body(
         content_type = "application/json",
@@ -53,6 +55,7 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
 type Slot = Result<(EntityKey, Verb), Box<Problem>>;
 
 async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem> {
+    request::check_answer(&parts.headers)?;
     request::check_json(&parts.headers)?;
     let key = request::idempotency_key(&parts.headers)?;
     let query = Query::parse(parts.uri.query(), &["consistency", "timeout", "ttl"])?;
@@ -64,13 +67,14 @@ async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem
         false => app.node.write(changes).await,
     }
     .into_iter();
+    let minimal = request::prefers_minimal(&parts.headers);
     let mut out = Vec::with_capacity(32 + slots.len() * 160);
     out.extend_from_slice(b"{\"results\":");
     render::write_list(&mut out, b"[]", slots, |out, slot| {
         let outcome = slot.and_then(|(entity, verb)| {
             let written = answers.next().unwrap_or(Err(WriteError::Unknown));
             let problem = |error| Problem::from(error).repeatable(key.is_some());
-            Ok(answer(app, &entity, verb, &written.map_err(problem)?))
+            Ok(answer(app, &entity, verb, &written.map_err(problem)?, minimal))
         });
         match outcome {
             Ok(body) => {

@@ -122,13 +122,24 @@ fn seen(kind: Kind, verb: Verb, if_match: Option<&str>) -> Result<Option<Vec<Dot
 }
 
 /// The body that answers a change.
-pub(super) fn answer(app: &App, key: &EntityKey, verb: Verb, written: &Written) -> Bytes {
+///
+/// A client that prefers a minimal one gets no value: of a large entity, that is most of the cost.
+pub(super) fn answer(
+    app: &App,
+    key: &EntityKey,
+    verb: Verb,
+    written: &Written,
+    minimal: bool,
+) -> Bytes {
     let now = app.node.now();
     if verb == Verb::Delete {
         return render::absent(key, &written.image, Some(written.existed));
     }
     if written.image.is_absent(now) {
         return render::absent(key, &written.image, None);
+    }
+    if minimal {
+        return render::minimal(key, &written.image, now);
     }
     render::entity(key, &written.image, now)
 }

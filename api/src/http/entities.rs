@@ -22,6 +22,7 @@ pub(super) const READ_LEVELS: &[&str] = &["one"];
 pub(super) const WRITE_LEVELS: &[&str] = &["one", "local_quorum"];
 
 const REGION: HeaderName = HeaderName::from_static("atoll-region");
+const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
 
 /// Read an entity
@@ -71,6 +72,8 @@ pub(super) async fn get(State(app): State<App>, request: Request) -> Response {
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: the answer has no value"),
         ("If-Match" = Option<String>, Header,
             description = "multi-registers: the version that the write supersedes"),
     ),
@@ -99,6 +102,8 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: the answer has no value"),
         ("If-Match" = Option<String>, Header,
             description = "multi-registers: the version that the write supersedes"),
     ),
@@ -124,6 +129,8 @@ pub(super) async fn put(State(app): State<App>, request: Request) -> Response {
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: the answer has no value"),
     ),
     responses((
             status = 200,
@@ -175,9 +182,7 @@ async fn write(app: &App, verb: Verb, request: Request) -> Response {
 async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let key = address::entity(parts.uri.path())?;
     check_method(key.kind, verb)?;
-    if negotiate(&parts.headers)? != Form::Json {
-        return Err(Problem::new(Code::NotAcceptable, "a write is answered in application/json"));
-    }
+    request::check_answer(&parts.headers)?;
     let terms = terms(verb, parts)?;
     let change = if verb == Verb::Delete {
         change(key.clone(), verb, &json::Json::Null, &terms, &app.limits)?
@@ -191,7 +196,11 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
     let mut answers = app.node.write(vec![change]).await;
     let written = answers.pop().unwrap_or(Err(WriteError::Unknown));
     let written = written.map_err(|error| Problem::from(error).repeatable(keyed))?;
-    let mut response = success(app, answer(app, &key, verb, &written));
+    let minimal = request::prefers_minimal(&parts.headers);
+    let mut response = success(app, answer(app, &key, verb, &written, minimal));
+    if minimal {
+        response.headers_mut().insert(APPLIED, HeaderValue::from_static("return=minimal"));
+    }
     if written.replayed {
         response.headers_mut().insert(REPLAY, HeaderValue::from_static("true"));
     }

@@ -118,18 +118,26 @@ fn described() -> (Router<App>, Vec<u8>) {
     (router.fallback(no_route).method_not_allowed_fallback(no_method), openapi::finish(api))
 }
 
+/// A path without a route. That of an entity or a collection without a name is malformed.
 async fn no_route(uri: Uri) -> Response {
+    let path = uri.path();
+    let malformed = |problem: &Problem| problem.code == Code::BadRequest;
+    let unnamed = address::entity(path).err().filter(malformed);
+    let unnamed = unnamed.or_else(|| address::collection(path).err().filter(malformed));
     let detail = "there is no such route; see /openapi.json";
-    Problem::new(Code::UnknownRoute, detail).at(uri.path()).into_response()
+    let problem = unnamed.unwrap_or_else(|| Problem::new(Code::UnknownRoute, detail));
+    problem.at(path).into_response()
 }
 
 /// A method that no kind has; where this adds no `Allow`, the router does.
 async fn no_method(request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
-    let problem = match address::entity(path) {
-        Ok(key) => Problem::method(method.as_str(), change::methods(key.kind)),
-        Err(problem) if matches!(problem.code, Code::UnknownKind | Code::NotImplemented) => problem,
-        Err(_) => {
+    let unserved =
+        |problem: &Problem| matches!(problem.code, Code::UnknownKind | Code::NotImplemented);
+    let problem = match (address::entity(path), address::collection(path).err()) {
+        (Ok(key), _) => Problem::method(method.as_str(), change::methods(key.kind)),
+        (Err(problem), _) | (_, Some(problem)) if unserved(&problem) => problem,
+        _ => {
             let detail = format!("this route does not have {method}; see Allow");
             Problem::new(Code::MethodNotAllowed, detail)
         }

@@ -120,7 +120,9 @@ fn is_connection_error(error: &io::Error) -> bool {
 fn builder(limits: &Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     let head = Duration::from_millis(limits.head_ms);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(head).pipeline_flush(true);
+    // Without `pipeline_flush`: it holds an answer back, even for ever, behind what the client
+    // sent after the request, be it half a request or garbage.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(head);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -278,6 +280,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_does_not_wait_for_what_follows_its_request() {
+        let router = Router::new().route("/", get(async || "fine"));
+        let server = start(router, Limits { head_ms: 500, ..Limits::default() }).await;
+        let whole = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        for next in ["GET / HT", "\0garbage\r\n\r\n", "GET / HTTP/1.1\r\nbad header\r\n\r\n"] {
+            let answer = server.raw(&format!("{whole}{next}")).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200") && answer.contains("fine"),
+                "{next}: {answer}"
+            );
+        }
+        let answer = server.raw("\0garbage\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+
+    #[tokio::test]
     async fn a_slow_head_is_cut_off() {
         let router = Router::new().route("/", get(async || "fine"));
         let server = start(router, Limits { head_ms: 50, ..Limits::default() }).await;
@@ -291,7 +309,9 @@ mod tests {
     async fn a_long_answer_is_not_cut_off() {
         let slow = async || {
             let chunks = futures_util::stream::unfold(0, async |n: u8| {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // A server that is slow, not a test that waits.
+                let slow = std::future::pending::<()>();
+                let _ = tokio::time::timeout(Duration::from_millis(100), slow).await;
                 (n < 3).then(|| (Ok::<_, Infallible>(n.to_string()), n + 1))
             });
             Response::new(axum::body::Body::from_stream(chunks))

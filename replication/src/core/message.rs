@@ -13,9 +13,6 @@ use atoll_store::transfer::{Chunk, State};
 
 use crate::transport::{Class, NodeId};
 
-/// Operations in one message are split above this many bytes.
-pub const OPERATIONS_BYTES: usize = 256 << 10;
-
 /// Who an origin is: a start of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {
@@ -73,6 +70,8 @@ pub struct Want {
 pub enum Message {
     /// Who I am.
     Hello(Box<Hello>),
+    /// Who are you? The answer to a first word that was lost.
+    Who,
     /// Operations, in the order of each origin.
     Operations {
         /// Pass them on inside the region.
@@ -86,28 +85,39 @@ pub enum Message {
     Acknowledge(Vec<(ShardId, Vec<(Origin, u64)>)>),
     /// What changed here since the last such word.
     Vectors {
-        /// The first on this connection: it names every shard.
-        first: bool,
-        /// Everything that the sender stamped up to here is covered by its vectors.
+        /// Dense from 0 on a connection.
+        number: u64,
+        /// It names every shard: the first does, and one now and then.
+        whole: bool,
+        /// Everything that the sender stamped up to here is covered by its vectors: of this
+        /// message and, if none was lost, those before it.
         closed: Hlc,
         /// Shards that changed.
         shards: Vec<ShardState>,
     },
     /// Send these.
     Request(Vec<Want>),
+    /// The request for these is answered: after the operations, on their stream.
+    Answered(Vec<Want>),
     /// A request met a trimmed log: ask for the state of this shard.
     Trimmed(ShardId),
-    /// Send the next chunk of a shard's state; the first, if `restart`.
+    /// Send the next chunk of a shard's state.
     StateRequest {
         /// The shard.
         shard: ShardId,
-        /// From its first key.
-        restart: bool,
+        /// Names the transfer; higher for each of one receiver.
+        transfer: u64,
+        /// Which chunk; 0 starts the transfer.
+        number: u32,
     },
     /// A chunk of a shard's state.
     StateChunk {
         /// The shard.
         shard: ShardId,
+        /// As asked.
+        transfer: u64,
+        /// As asked.
+        number: u32,
         /// The chunk.
         chunk: Box<Chunk>,
     },
@@ -191,6 +201,7 @@ impl Message {
                 Class::Operations
             }
             Message::Operations { .. }
+            | Message::Answered(_)
             | Message::StateChunk { .. }
             | Message::Sums { .. }
             | Message::Repair { .. }

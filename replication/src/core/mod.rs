@@ -12,10 +12,12 @@
 //!
 //! Left out: membership (every configured peer is a replica of every shard), quorums.
 
+mod bounds;
 mod clocks;
 pub mod message;
 mod peer;
 mod repair;
+mod state;
 mod status;
 mod sync;
 mod write;
@@ -32,11 +34,12 @@ use atoll_store::entity::Image;
 use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
-use atoll_store::transfer::Incoming;
 
 use crate::transport::{Class, NodeId};
+pub use bounds::Bounds;
 use message::{Fact, Message};
 use peer::Peer;
+use state::Receiving;
 pub use status::{Lag, PeerStatus, ShardStatus, Status};
 
 /// Between comparisons of vectors with each peer. Default 500 ms: a lost message is asked for
@@ -141,6 +144,7 @@ pub struct Effects {
 /// The replication core of one node.
 pub struct Core {
     me: Identity,
+    bounds: Bounds,
     engine: Engine,
     hlc: Hlc,
     peers: BTreeMap<NodeId, Peer>,
@@ -148,7 +152,9 @@ pub struct Core {
     /// Operations behind a gap, bounded.
     waiting: BTreeMap<ShardId, BTreeMap<Dot, (Operation, Bytes)>>,
     waiting_bytes: usize,
-    incoming: BTreeMap<ShardId, (NodeId, Incoming)>,
+    receiving: BTreeMap<ShardId, Receiving>,
+    /// Transfers asked for: names the next one.
+    transfers: u64,
     closed: BTreeMap<Origin, Hlc>,
     /// Applied in this step, to acknowledge: by the peer that sent it.
     seen: BTreeMap<NodeId, BTreeMap<ShardId, BTreeSet<Origin>>>,
@@ -157,6 +163,10 @@ pub struct Core {
     pass_on: BTreeMap<ShardId, Vec<Bytes>>,
     out: Effects,
     space: Option<(u64, u64)>,
+    /// The clock at the last step, and time that only passes: what timers are set by. A clock
+    /// that was set back would hold them up until it has caught up.
+    clock: Millis,
+    elapsed: Millis,
     started: Millis,
     next_tick: Millis,
     next_ping: Millis,
@@ -180,20 +190,23 @@ impl Core {
         engine.put_fact(me.origin, &postcard::to_stdvec(&own).expect("a fact encodes"));
         facts.insert(me.origin, own);
         let hlc = engine.stamp();
-        let closed = engine.clocks().0.clone();
+        let closed = engine.closed().clone();
         Core {
             hlc,
             facts,
             peers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
-            incoming: BTreeMap::new(),
+            receiving: BTreeMap::new(),
+            transfers: 0,
             closed,
             seen: BTreeMap::new(),
             push: BTreeMap::new(),
             pass_on: BTreeMap::new(),
             out: Effects::default(),
             space: None,
+            clock: now,
+            elapsed: now,
             started: now,
             next_tick: now,
             next_ping: now,
@@ -202,9 +215,16 @@ impl Core {
             writes: 0,
             diverged: 0,
             changed: true,
+            bounds: Bounds::default(),
             me,
             engine,
         }
+    }
+
+    /// With other bounds than the default ones.
+    pub fn bounded(mut self, bounds: Bounds) -> Core {
+        self.bounds = bounds;
+        self
     }
 
     /// The store, for reading.
@@ -216,16 +236,19 @@ impl Core {
     pub fn deadline(&self) -> Millis {
         // What had expired at the last sweep, and stayed, is looked at again by the tick.
         let expiry = self.engine.next_expiry().filter(|at| *at > self.swept);
-        expiry.map_or(self.next_tick, |at| at.min(self.next_tick))
+        let tick = self.clock + self.next_tick.saturating_sub(self.elapsed);
+        expiry.map_or(tick, |at| at.min(tick))
     }
 
     /// One step: events in, effects out. Several events share one commit.
     pub fn step(&mut self, now: Millis, events: impl IntoIterator<Item = Event>) -> Effects {
+        self.elapsed += now.saturating_sub(self.clock);
+        self.clock = now;
         for event in events {
             self.handle(now, event);
         }
         self.sweep(now);
-        if now >= self.next_tick {
+        if self.elapsed >= self.next_tick {
             self.tick(now);
         }
         self.send_operations();
@@ -234,7 +257,7 @@ impl Core {
         let mut effects = std::mem::take(&mut self.out);
         effects.staged = self.engine.take();
         if std::mem::take(&mut self.changed) {
-            effects.status = Some(self.status(now));
+            effects.status = Some(self.status());
         }
         effects
     }
@@ -255,7 +278,10 @@ impl Core {
             },
             Event::Space { free, reserve } => self.space = Some((free, reserve)),
             Event::Tick => {}
-            Event::Stop => self.engine.checkpoint_all(),
+            Event::Stop => {
+                self.engine.checkpoint_all();
+                self.keep_closed();
+            }
         }
     }
 

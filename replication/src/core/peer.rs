@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use atoll_store::shard::ShardId;
-use atoll_store::transfer::Outgoing;
 
 use super::message::Hello;
+use super::state::Sending;
 
 /// A peer: connected, or known from before.
 #[derive(Debug, Default)]
@@ -15,6 +15,13 @@ pub(super) struct Peer {
     pub(super) hello: Option<Hello>,
     /// What it is known to have, durable.
     pub(super) vectors: BTreeMap<ShardId, VersionVector>,
+    /// Whether its first word on this connection came.
+    pub(super) introduced: bool,
+    /// The number of the last vectors from it, and whether none since the last whole were lost.
+    pub(super) heard_number: Option<u64>,
+    pub(super) intact: bool,
+    /// The number of the next vectors to it.
+    pub(super) tell_number: u64,
     /// What it was told that this node has.
     pub(super) told: BTreeMap<ShardId, (VersionVector, Option<u128>)>,
     /// Its first vectors on this connection came.
@@ -28,7 +35,7 @@ pub(super) struct Peer {
     pub(super) heard: Millis,
     pub(super) ahead_ms: Option<i64>,
     pub(super) rtt_ms: Option<u64>,
-    pub(super) outgoing: BTreeMap<ShardId, Outgoing>,
+    pub(super) sending: BTreeMap<ShardId, Sending>,
     /// Shards under repair, at the vector where the difference was seen.
     pub(super) repairing: BTreeMap<ShardId, Millis>,
 }
@@ -44,11 +51,24 @@ impl Peer {
         self.told.clear();
         self.gaps.clear();
         self.asked.clear();
-        self.outgoing.clear();
+        self.sending.clear();
         self.repairing.clear();
         self.compared = false;
+        self.introduced = false;
+        (self.heard_number, self.intact, self.tell_number) = (None, false, 0);
         self.closed = None;
         self.ahead_ms = None;
+    }
+
+    /// Whether vectors of this number are new; notes whether any before them were lost.
+    pub(super) fn hears(&mut self, number: u64, whole: bool) -> bool {
+        if self.heard_number.is_some_and(|heard| number <= heard) {
+            return false;
+        }
+        let next = self.heard_number.map_or(0, |heard| heard + 1) == number;
+        self.intact = whole || (self.intact && next);
+        self.heard_number = Some(number);
+        true
     }
 
     pub(super) fn region(&self) -> &str {

@@ -24,17 +24,17 @@ const REPAIR_EVERY_MS: Millis = 5_000;
 
 impl Core {
     /// At equal vectors: are the contents equal?
-    pub(super) fn check_digest(&mut self, now: Millis, peer: NodeId, state: &ShardState) {
+    pub(super) fn check_digest(&mut self, peer: NodeId, state: &ShardState) {
         let (own, _) = self.engine.digest(state.shard);
         let (Some(own), Some(theirs)) = (own, state.digest) else { return };
         if own == theirs {
             return;
         }
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        if known.repairing.get(&state.shard).is_some_and(|until| *until > now) {
+        if known.repairing.get(&state.shard).is_some_and(|until| *until > self.elapsed) {
             return;
         }
-        known.repairing.insert(state.shard, now + REPAIR_EVERY_MS);
+        known.repairing.insert(state.shard, self.elapsed + REPAIR_EVERY_MS);
         self.diverged += 1;
         tracing::error!(shard = %state.shard, peer = %peer, "equal vectors, unequal contents");
         self.send_sums(peer, state.shard, None);
@@ -46,17 +46,17 @@ impl Core {
         self.send(peer, &Message::Sums { shard, vector, after, sums, more });
     }
 
-    pub(super) fn repair_message(&mut self, now: Millis, peer: NodeId, message: Message) {
+    pub(super) fn repair_message(&mut self, peer: NodeId, message: Message) {
         match message {
-            Message::Sums { shard, vector, after, sums, more } => {
-                if vector == self.engine.vector(shard) {
-                    self.compare_sums(peer, shard, after, sums, more);
-                }
+            Message::Sums { shard, vector, after, sums, more }
+                if vector == self.engine.vector(shard) =>
+            {
+                self.compare_sums(peer, shard, after, sums, more);
             }
-            Message::Repair { shard, vector, state, removed } => {
-                if vector == self.engine.vector(shard) {
-                    self.repair(peer, shard, state, removed);
-                }
+            Message::Repair { shard, vector, state, removed }
+                if vector == self.engine.vector(shard) =>
+            {
+                self.repair(peer, shard, state, removed);
             }
             Message::EntityRequest { shard, key } => self.send_entity(peer, shard, key),
             Message::EntityReply { shard, vector, state } => {
@@ -68,7 +68,6 @@ impl Core {
             }
             _ => {}
         }
-        let _ = now;
     }
 
     /// Sends the entities of a range whose sums differ.

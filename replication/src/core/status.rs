@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_store::dot::{Hlc, Millis, Origin, VersionVector};
+use atoll_store::dot::{Hlc, Origin, VersionVector};
 use atoll_store::shard::ShardId;
 
 use super::{Core, Identity};
@@ -87,19 +87,18 @@ pub struct Status {
 }
 
 impl Core {
-    pub(super) fn status(&self, now: Millis) -> Status {
-        let mut closed = self.closed.clone();
-        closed.insert(self.me.origin, self.hlc);
+    pub(super) fn status(&self) -> Status {
+        let closed = self.closed_clocks();
         let shards = self.engine.shards();
         Status {
             me: self.me.clone(),
             peers: self.peer_statuses(),
-            lag: self.lag(now),
+            lag: self.lag(),
             writes: self.writes,
             not_ready: self.not_ready(),
             regions: self.facts.iter().map(|(o, fact)| (*o, fact.region.clone())).collect(),
             closed,
-            trimmed: self.engine.clocks().1.clone(),
+            trimmed: self.engine.trimmed().clone(),
             starts: self.engine.starts().to_vec(),
             quarantined: self.engine.quarantined().len(),
             diverged: self.diverged,
@@ -143,7 +142,7 @@ impl Core {
     }
 
     /// By region: operations that some peer is known to have, and the age of the newest word.
-    fn lag(&self, now: Millis) -> BTreeMap<String, Lag> {
+    fn lag(&self) -> BTreeMap<String, Lag> {
         let mut behind: BTreeMap<(ShardId, Origin), u64> = BTreeMap::new();
         let mut lag: BTreeMap<String, Lag> = BTreeMap::new();
         for peer in self.peers.values() {
@@ -157,7 +156,7 @@ impl Core {
                 }
             }
             if !peer.region().is_empty() && peer.region() != self.me.region {
-                let age = now.saturating_sub(peer.heard) + peer.rtt_ms.unwrap_or(0) / 2;
+                let age = self.elapsed.saturating_sub(peer.heard) + peer.rtt_ms.unwrap_or(0) / 2;
                 let entry = lag.entry(peer.region().to_owned());
                 let entry = entry.or_insert(Lag { ms: age, operations: 0 });
                 entry.ms = entry.ms.min(age);

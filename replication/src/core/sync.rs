@@ -10,24 +10,17 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use atoll_store::dot::{Dot, Millis, Origin, VersionVector};
+use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use atoll_store::engine::Readiness;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
-use atoll_store::transfer::{Chunk, Incoming, Outgoing};
 
-use super::message::{Fact, Hello, Message, OPERATIONS_BYTES, ShardState, Want};
+use super::message::{Fact, Hello, Message, ShardState, Want};
 use super::{Core, PING_MS, RECALL_MS, TICK_MS};
 use crate::transport::NodeId;
 
-/// Bytes of operations kept behind gaps. Above it they are dropped, and asked for later.
-const WAITING_BYTES: usize = 16 << 20;
 /// An answer is awaited this long before a range is asked for again.
 const ASK_AGAIN_MS: Millis = 1_000;
-/// Bytes of one answer.
-const ANSWER_BYTES: usize = 1 << 20;
-/// Bytes of one chunk of state.
-const CHUNK_BYTES: usize = 512 << 10;
 /// Wants in one request.
 const WANTS: usize = 1_024;
 
@@ -36,7 +29,14 @@ impl Core {
         let known = self.peers.entry(peer).or_default();
         known.reset();
         known.connected = true;
-        known.heard = now;
+        known.heard = self.elapsed;
+        self.introduce(peer);
+        self.send(peer, &Message::Ping { sent: now });
+        self.tell(peer, true);
+        self.changed = true;
+    }
+
+    fn introduce(&mut self, peer: NodeId) {
         let me = &self.me;
         let hello = Hello {
             name: me.name.clone(),
@@ -49,9 +49,6 @@ impl Core {
             facts: self.facts.values().cloned().collect(),
         };
         self.send(peer, &Message::Hello(Box::new(hello)));
-        self.send(peer, &Message::Ping { sent: now });
-        self.tell(peer, true);
-        self.changed = true;
     }
 
     pub(super) fn disconnected(&mut self, peer: NodeId) {
@@ -59,42 +56,65 @@ impl Core {
             known.connected = false;
             known.reset();
         }
-        self.incoming.retain(|_, (from, _)| *from != peer);
+        self.receiving.retain(|_, receiving| receiving.from != peer);
         self.changed = true;
     }
 
     pub(super) fn received(&mut self, now: Millis, peer: NodeId, message: Message) {
         let Some(known) = self.peers.get_mut(&peer).filter(|known| known.connected) else { return };
-        known.heard = now;
+        known.heard = self.elapsed;
         match message {
             Message::Hello(hello) => self.hello(peer, *hello),
-            Message::Operations { relay, answer, batches } => {
-                self.operations(now, peer, relay, answer, batches);
+            Message::Who => self.introduce(peer),
+            Message::Operations { relay, answer: _, batches } => {
+                self.operations(peer, relay, batches);
             }
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
-            Message::Vectors { first, closed, shards } => {
-                let known = self.peers.get_mut(&peer).expect("just found");
-                let own = known.hello.as_ref().map(|hello| hello.origin);
-                if first {
-                    known.vectors.clear();
-                }
-                for state in &shards {
-                    known.vectors.insert(state.shard, state.vector.clone());
-                }
-                known.compared |= first;
-                if let Some(origin) = own {
-                    known.closes(closed, origin);
-                }
-                self.compare(now, peer, first, shards);
+            Message::Vectors { number, whole, closed, shards } => {
+                self.vectors(peer, number, whole, closed, shards);
             }
             Message::Request(wants) => self.answer(peer, wants),
+            Message::Answered(wants) => self.answered(peer, wants),
             Message::Trimmed(shard) => self.ask_state(peer, shard),
-            Message::StateRequest { shard, restart } => self.send_chunk(peer, shard, restart),
-            Message::StateChunk { shard, chunk } => self.chunk(peer, shard, *chunk),
+            Message::StateRequest { shard, transfer, number } => {
+                self.send_chunk(peer, shard, transfer, number);
+            }
+            Message::StateChunk { shard, transfer, number, chunk } => {
+                self.chunk(peer, shard, transfer, number, *chunk);
+            }
             Message::Ping { sent } => self.send(peer, &Message::Pong { sent, clock: now }),
             Message::Pong { sent, clock } => self.pong(now, peer, sent, clock),
-            other => self.repair_message(now, peer, other),
+            other => self.repair_message(peer, other),
         }
+    }
+
+    /// What a peer has. Of doubled or overtaken words only the newest counts.
+    fn vectors(
+        &mut self,
+        peer: NodeId,
+        number: u64,
+        whole: bool,
+        closed: Hlc,
+        shards: Vec<ShardState>,
+    ) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        if !known.hears(number, whole) {
+            return;
+        }
+        if whole {
+            // What it had and no longer names is gone: it may have lost its disk.
+            known.vectors.clear();
+        }
+        for state in &shards {
+            known.vectors.insert(state.shard, state.vector.clone());
+        }
+        let first = whole && !known.compared;
+        known.compared |= whole;
+        let own = known.hello.as_ref().filter(|_| known.introduced).map(|hello| hello.origin);
+        if let Some(origin) = own.filter(|_| known.intact) {
+            known.closes(closed, origin);
+        }
+        self.compare(peer, first, shards);
     }
 
     fn hello(&mut self, peer: NodeId, hello: Hello) {
@@ -112,18 +132,12 @@ impl Core {
         }
         if let Some(known) = self.peers.get_mut(&peer) {
             known.hello = Some(hello);
+            known.introduced = true;
         }
         self.changed = true;
     }
 
-    fn operations(
-        &mut self,
-        now: Millis,
-        peer: NodeId,
-        relay: bool,
-        answer: bool,
-        batches: Vec<(ShardId, Vec<Bytes>)>,
-    ) {
+    fn operations(&mut self, peer: NodeId, relay: bool, batches: Vec<(ShardId, Vec<Bytes>)>) {
         if self.disk_full().is_some() {
             return;
         }
@@ -135,22 +149,15 @@ impl Core {
                     self.out.rejects.push((peer, "malformed operation"));
                     return;
                 };
-                self.offer(now, peer, relay, shard, operation, bytes);
-            }
-            if answer && let Some(known) = self.peers.get_mut(&peer) {
-                known.asked.retain(|(asked, _), _| *asked != shard);
+                self.offer(peer, relay, shard, operation, bytes);
             }
             self.drain_waiting(shard);
-            if answer {
-                self.ask_shard(now, peer, shard);
-            }
         }
     }
 
     /// Applies an operation, or lets it wait behind what it needs.
     fn offer(
         &mut self,
-        now: Millis,
         peer: NodeId,
         relay: bool,
         shard: ShardId,
@@ -168,14 +175,14 @@ impl Core {
             }
             Readiness::Waits(missing) => {
                 let size = bytes.len() + 256;
-                if self.waiting_bytes + size > WAITING_BYTES {
+                if self.waiting_bytes + size > self.bounds.waiting {
                     return;
                 }
                 let waiting = self.waiting.entry(shard).or_default();
                 if waiting.insert(operation.dot, (operation, bytes)).is_none() {
                     self.waiting_bytes += size;
                 }
-                self.ask(now, peer, &[(shard, missing.origin)]);
+                self.ask(peer, &[(shard, missing.origin)]);
             }
         }
         let seen = self.seen.entry(peer).or_default();
@@ -248,7 +255,7 @@ impl Core {
             return;
         }
         let batches = operations.iter().map(|(shard, bytes)| (*shard, bytes.clone()));
-        for message in split(batches, relay, false) {
+        for message in split(batches, self.bounds.message, relay, false) {
             let (class, frame) = (message.class(), message.encode());
             for peer in to {
                 self.out.sends.push((*peer, class, frame.clone()));
@@ -279,28 +286,35 @@ impl Core {
     }
 
     pub(super) fn tick(&mut self, now: Millis) {
-        self.next_tick = now + TICK_MS;
-        let ping = now >= self.next_ping;
+        self.next_tick = self.elapsed + TICK_MS;
+        let ping = self.elapsed >= self.next_ping;
         if ping {
-            self.next_ping = now + PING_MS;
+            self.next_ping = self.elapsed + PING_MS;
         }
+        self.give_up_transfers();
         let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
             if ping {
                 self.send(peer, &Message::Ping { sent: now });
-                self.forget_told(peer);
+                if self.peers.get(&peer).is_some_and(|known| !known.introduced) {
+                    self.send(peer, &Message::Who);
+                }
             }
-            self.tell(peer, false);
-            self.ask_gaps(now, peer);
+            // Now and then everything is told again: whatever was dropped is noticed.
+            self.tell(peer, ping);
+            self.ask_gaps(peer);
             self.ask_damaged(peer);
         }
         self.close_clocks();
-        self.check_ready(now);
+        if ping {
+            self.keep_closed();
+        }
+        self.check_ready();
         self.changed = true;
     }
 
     /// A start is ready when peers gave back what they hold of earlier ones, or did not answer.
-    fn check_ready(&mut self, now: Millis) {
+    fn check_ready(&mut self) {
         if self.ready {
             return;
         }
@@ -317,41 +331,40 @@ impl Core {
             };
             !peer.vectors.iter().any(lacks)
         });
-        self.ready = (all && recalled) || now >= self.started + RECALL_MS;
+        self.ready = (all && recalled) || self.elapsed >= self.started + RECALL_MS;
     }
 
-    /// Now and then everything is told again: whatever was dropped is noticed.
-    fn forget_told(&mut self, peer: NodeId) {
-        if let Some(known) = self.peers.get_mut(&peer) {
+    /// Tells a peer what changed here since it was last told, or all.
+    fn tell(&mut self, peer: NodeId, whole: bool) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        if whole {
             known.told.clear();
         }
-    }
-
-    /// Tells a peer what changed here since it was last told.
-    fn tell(&mut self, peer: NodeId, first: bool) {
+        let number = known.tell_number;
+        known.tell_number += 1;
         let mut shards = Vec::new();
         for shard in self.engine.shards().collect::<Vec<_>>() {
-            let now = (self.engine.vector(shard), self.engine.digest(shard).0);
-            let Some(known) = self.peers.get_mut(&peer) else { return };
+            let (vector, digest) = (self.engine.vector(shard), self.engine.digest(shard).0);
+            let now = (vector.clone(), digest);
             if known.told.get(&shard) != Some(&now) {
-                known.told.insert(shard, now.clone());
-                shards.push(ShardState { shard, vector: now.0, digest: now.1 });
+                known.told.insert(shard, now);
+                shards.push(ShardState { shard, vector, digest });
             }
         }
-        let message = Message::Vectors { first, closed: self.hlc, shards };
+        let message = Message::Vectors { number, whole, closed: self.hlc, shards };
         self.send(peer, &message);
     }
 
     /// What a peer has and this node lacks: asked for at once on a new connection, else if it is
     /// still missing at the next tick, so that what is on its way is not asked for.
-    fn compare(&mut self, now: Millis, peer: NodeId, first: bool, shards: Vec<ShardState>) {
+    fn compare(&mut self, peer: NodeId, first: bool, shards: Vec<ShardState>) {
         let mut wants = Vec::new();
         for state in shards {
             let own = self.engine.vector(state.shard);
             let lacks = state.vector.iter().filter(|(o, seq)| own.sequence(*o) < *seq);
             let lacks: Vec<(Origin, u64)> = lacks.collect();
             if lacks.is_empty() && own == state.vector {
-                self.check_digest(now, peer, &state);
+                self.check_digest(peer, &state);
             }
             for (origin, sequence) in lacks {
                 wants.push((state.shard, origin));
@@ -361,11 +374,11 @@ impl Core {
             }
         }
         if first {
-            self.ask(now, peer, &wants);
+            self.ask(peer, &wants);
         }
     }
 
-    fn ask_gaps(&mut self, now: Millis, peer: NodeId) {
+    fn ask_gaps(&mut self, peer: NodeId) {
         let engine = &self.engine;
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let gaps = std::mem::take(&mut known.gaps);
@@ -376,26 +389,39 @@ impl Core {
             let sequence = known.vectors.get(shard).map_or(0, |vector| vector.sequence(*origin));
             known.gaps.insert((*shard, *origin), sequence);
         }
-        self.ask(now, peer, &open);
+        self.ask(peer, &open);
     }
 
-    /// Asks on for what a peer is still known to have of a shard.
-    fn ask_shard(&mut self, now: Millis, peer: NodeId, shard: ShardId) {
-        let Some(known) = self.peers.get(&peer) else { return };
-        let Some(vector) = known.vectors.get(&shard) else { return };
-        let lacks = vector.iter().filter(|(o, seq)| self.engine.sequence(shard, *o) < *seq);
-        let wants: Vec<(ShardId, Origin)> = lacks.map(|(origin, _)| (shard, origin)).collect();
-        self.ask(now, peer, &wants);
+    /// Asks on for what a peer is still known to have, once an answer is whole: one request is
+    /// under way at a time. An answer that brought nothing new is not asked for again at once.
+    fn answered(&mut self, peer: NodeId, wants: Vec<Want>) {
+        let engine = &self.engine;
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let came =
+            |want: &Want| engine.sequence(want.shard, want.from.origin) >= want.from.sequence;
+        if !wants.iter().any(came) {
+            return;
+        }
+        for want in wants.iter().filter(|want| came(want)) {
+            known.asked.remove(&(want.shard, want.from.origin));
+        }
+        let lacking = known.vectors.iter().flat_map(|(shard, vector)| {
+            let each = vector.iter().map(|(origin, sequence)| (*shard, origin, sequence));
+            each.filter(|(shard, origin, seq)| engine.sequence(*shard, *origin) < *seq)
+        });
+        let wants: Vec<_> = lacking.map(|(shard, origin, _)| (shard, origin)).collect();
+        self.ask(peer, &wants);
     }
 
-    fn ask(&mut self, now: Millis, peer: NodeId, wants: &[(ShardId, Origin)]) {
+    fn ask(&mut self, peer: NodeId, wants: &[(ShardId, Origin)]) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let mut request = Vec::new();
         for (shard, origin) in wants {
-            let pending = known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > now);
-            let transfer = self.incoming.contains_key(shard);
+            let pending =
+                known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > self.elapsed);
+            let transfer = self.receiving.contains_key(shard);
             if !pending && !transfer {
-                known.asked.insert((*shard, *origin), now + ASK_AGAIN_MS);
+                known.asked.insert((*shard, *origin), self.elapsed + ASK_AGAIN_MS);
                 let sequence = self.engine.sequence(*shard, *origin) + 1;
                 request.push(Want { shard: *shard, from: Dot { origin: *origin, sequence } });
             }
@@ -408,74 +434,39 @@ impl Core {
     fn answer(&mut self, peer: NodeId, wants: Vec<Want>) {
         let mut batches: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
         let mut size = 0;
+        let mut answered = Vec::new();
         for want in wants.into_iter().take(WANTS) {
             let Dot { origin, sequence } = want.from;
             let have = self.engine.sequence(want.shard, origin);
-            if sequence > have || sequence == 0 || size >= ANSWER_BYTES {
+            if sequence > have || sequence == 0 {
                 continue;
             }
-            let budget = ANSWER_BYTES - size;
+            if size >= self.bounds.answer {
+                break;
+            }
+            let budget = self.bounds.answer - size;
             match self.engine.operations(want.shard, origin, sequence, budget) {
                 Ok(operations) => {
+                    answered.push(want);
                     size += operations.iter().map(Bytes::len).sum::<usize>();
                     batches.entry(want.shard).or_default().extend(operations);
                 }
                 Err(_) => self.send(peer, &Message::Trimmed(want.shard)),
             }
         }
-        for message in split(batches, false, true) {
+        for message in split(batches, self.bounds.message, false, true) {
             self.send(peer, &message);
         }
-    }
-
-    fn ask_state(&mut self, peer: NodeId, shard: ShardId) {
-        if self.incoming.contains_key(&shard) || self.disk_full().is_some() {
-            return;
+        if !answered.is_empty() {
+            self.send(peer, &Message::Answered(answered));
         }
-        self.incoming.insert(shard, (peer, Incoming::default()));
-        self.send(peer, &Message::StateRequest { shard, restart: true });
-    }
-
-    fn send_chunk(&mut self, peer: NodeId, shard: ShardId, restart: bool) {
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        if restart {
-            known.outgoing.insert(shard, Outgoing::new(shard));
-        }
-        let Some(mut outgoing) = known.outgoing.remove(&shard) else { return };
-        // A damaged entity is unknown: nothing of the shard is sent until it is repaired (R8).
-        let Ok(chunk) = self.engine.chunk(&mut outgoing, CHUNK_BYTES) else { return };
-        if !outgoing.is_done()
-            && let Some(known) = self.peers.get_mut(&peer)
-        {
-            known.outgoing.insert(shard, outgoing);
-        }
-        self.send(peer, &Message::StateChunk { shard, chunk: Box::new(chunk) });
-    }
-
-    fn chunk(&mut self, peer: NodeId, shard: ShardId, chunk: Chunk) {
-        let Some((from, incoming)) = self.incoming.get_mut(&shard) else { return };
-        if *from != peer {
-            return;
-        }
-        if !incoming.push(chunk) {
-            self.send(peer, &Message::StateRequest { shard, restart: false });
-            return;
-        }
-        let Some((_, incoming)) = self.incoming.remove(&shard) else { return };
-        if self.engine.switch(shard, incoming).is_err() {
-            tracing::warn!(%shard, "state not merged: an entity here is damaged");
-        }
-        self.hlc = self.hlc.max(self.engine.stamp());
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.asked.retain(|(asked, _), _| *asked != shard);
-        }
-        self.drain_waiting(shard);
     }
 }
 
-/// Messages of at most about [`OPERATIONS_BYTES`] each.
+/// Messages of about `bound` bytes each.
 fn split(
     batches: impl IntoIterator<Item = (ShardId, Vec<Bytes>)>,
+    bound: usize,
     relay: bool,
     answer: bool,
 ) -> Vec<Message> {
@@ -487,7 +478,7 @@ fn split(
         for bytes in operations {
             size += bytes.len() + 8;
             current.last_mut().expect("just pushed").1.push(bytes);
-            if size >= OPERATIONS_BYTES {
+            if size >= bound {
                 let batches = std::mem::replace(&mut current, vec![(shard, Vec::new())]);
                 messages.push(Message::Operations { relay, answer, batches });
                 size = 0;

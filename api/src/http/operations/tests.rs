@@ -1,3 +1,5 @@
+//! Tests of operations: what is taken, what is refused and how.
+
 use super::*;
 use crate::http::json::parse;
 use crate::http::problem::Code;
