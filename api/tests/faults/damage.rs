@@ -150,7 +150,7 @@ fn fill(nodes: &[Node]) -> Result<BTreeMap<String, Value>> {
 }
 
 /// Flips one bit in every n-th record whose key has a prefix; how many.
-fn flip(
+pub(crate) fn flip(
     node: &Node,
     prefix: &[u8; 1],
     every: usize,
