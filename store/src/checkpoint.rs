@@ -1,6 +1,6 @@
 //! Records of entities and shards: how a checkpoint is written and read.
 //!
-//! Keys, all big-endian: `s` shard; `e` shard, entity; `p` shard, entity, 0, piece number;
+//! Keys, all big-endian: `s` shard, and `t` its copy; `e` shard, entity; `p` shard, entity, 0, piece number;
 //! `x` time, entity (the expiry index); `m` for what concerns the directory.
 //!
 //! Invariants:
@@ -55,6 +55,11 @@ pub(crate) enum LoadError {
 
 pub(crate) fn shard_key(id: ShardId) -> Vec<u8> {
     [&b"s"[..], &id.bytes()].concat()
+}
+
+/// The second copy: nothing else names the vector that all records of the shard are at.
+pub(crate) fn shard_twin_key(id: ShardId) -> Vec<u8> {
+    [&b"t"[..], &id.bytes()].concat()
 }
 
 pub(crate) fn entity_key(id: ShardId, key: &[u8]) -> Vec<u8> {
@@ -269,6 +274,7 @@ impl Engine {
         let shard_record = ShardRecord { vector, digest, present, stamp: shard.stamp, beyond };
         let body = postcard::to_stdvec(&shard_record).expect("a shard record encodes to memory");
         record::encode(RecordKind::Shard, &shard_key(id), &body, batch, 0);
+        record::encode(RecordKind::Shard, &shard_twin_key(id), &body, batch, 0);
         shard.unsaved = None;
     }
 

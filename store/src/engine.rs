@@ -130,6 +130,8 @@ pub struct Engine {
     pub(crate) expiries: BTreeSet<(Millis, EntityKey)>,
     pub(crate) starts: Vec<(Origin, u64)>,
     pub(crate) trim_at: u64,
+    pub(crate) trim_from: u64,
+    pub(crate) forget_before: Hlc,
     pub(crate) facts: Vec<Bytes>,
     pub(crate) closed: BTreeMap<Origin, Hlc>,
 }
@@ -271,6 +273,27 @@ impl Engine {
         Ok(shard.hot.get_mut(key).expect("just looked up or loaded"))
     }
 
+    /// Retries stamped before `moment` may be forgotten: every operation stamped within 24 h of
+    /// them has come (R10). Only rises.
+    pub fn close_retries(&mut self, moment: Hlc) {
+        self.forget_before = self.forget_before.max(moment);
+    }
+
+    /// Forgets the retries of an entity that may be; answers how many stay.
+    pub fn forget_retries(&mut self, key: &EntityKey) -> Result<usize, Quarantined> {
+        let (id, moment) = (self.shard_of(key), self.forget_before);
+        let hot = self.hot(id, key)?;
+        let before = hot.entity.keys_len();
+        hot.entity.forget_retries(moment);
+        let after = hot.entity.keys_len();
+        if after < before {
+            hot.mark(None);
+            let shard = self.shards.entry(id).or_default();
+            shard.dirty.insert(key.clone());
+        }
+        Ok(after)
+    }
+
     /// The effect of a change as seen here, to be stamped with `dot` and `stamp`. Changes nothing.
     pub fn draft(
         &mut self,
@@ -371,7 +394,8 @@ impl Engine {
         due.take(limit).map(|(_, key)| key.clone()).collect()
     }
 
-    /// Encoded operations of `origin` from `from` on, up to about `budget` bytes.
+    /// Encoded operations of `origin` from `from` on, up to about `budget` bytes; none if `from`
+    /// was not seen yet. `Trimmed` also where they came as state and never were in this log.
     pub fn operations(
         &self,
         shard: ShardId,
@@ -383,14 +407,20 @@ impl Engine {
     }
 
     /// Encoded operations of several origins, each from a sequence on, up to about `budget`
-    /// bytes: each after all that it names.
+    /// bytes: each after all that it names. What was never seen here is left out; `Trimmed` if
+    /// anything that was seen is not in the log.
     pub fn operations_of(
         &self,
         shard: ShardId,
         wanted: &[(Origin, u64)],
         budget: usize,
     ) -> Result<Vec<Bytes>, Trimmed> {
-        self.log.operations(&*self.backend, shard, wanted, budget)
+        let seen = |(origin, from): &&(Origin, u64)| self.sequence(shard, *origin) >= *from;
+        let seen: Vec<(Origin, u64)> = wanted.iter().filter(seen).copied().collect();
+        if !seen.iter().all(|(origin, from)| self.log.holds(shard, *origin, *from)) {
+            return Err(Trimmed);
+        }
+        self.log.operations(&*self.backend, shard, &seen, budget)
     }
 
     /// Whether the log holds the operations of `origin` from `from` on.

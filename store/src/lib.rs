@@ -16,5 +16,6 @@ pub mod operation;
 pub mod reader;
 pub mod record;
 mod recover;
+mod repair;
 pub mod shard;
 pub mod transfer;

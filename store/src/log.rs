@@ -79,6 +79,10 @@ pub fn read(
     for (key, body) in items {
         let (Some(first), Ok(body)) = (log_position(&key), body) else { continue };
         let Ok(unpacked) = unpack(first, &body) else { continue };
+        // A damaged record is a gap, which the next read starts behind: nobody reads over it.
+        if entries.last().is_some_and(|(last, _)| last + 1 != first) {
+            break;
+        }
         entries.extend(unpacked.into_iter().filter(|(position, _)| *position >= from));
     }
     Ok(entries)
@@ -89,6 +93,12 @@ pub fn read(
 struct Run {
     first: u64,
     positions: VecDeque<u64>,
+}
+
+impl Run {
+    fn holds(&self, sequence: u64) -> bool {
+        sequence >= self.first && sequence - self.first < self.positions.len() as u64
+    }
 }
 
 /// Operations asked for are no longer in the log: state must be merged instead.
@@ -194,7 +204,7 @@ impl Log {
 
     /// Whether the log holds the operations of `origin` from `from` on.
     pub(crate) fn holds(&self, shard: ShardId, origin: Origin, from: u64) -> bool {
-        self.index.get(&(shard, origin)).is_some_and(|run| run.first <= from)
+        self.index.get(&(shard, origin)).is_some_and(|run| run.holds(from))
     }
 
     fn recent(&self, position: u64) -> Option<Bytes> {

@@ -17,7 +17,7 @@ use crate::shard::{Dirty, ShardId};
 /// Entities looked at for eviction in one call.
 const EVICT_SCAN: usize = 512;
 /// Log records looked at for trimming in one call.
-const TRIM_RECORDS: usize = 64;
+const TRIM_RECORDS: usize = 256;
 /// Bytes appended between looks at the log's head; a quarter of the soft bound if that is less.
 const TRIM_EVERY: u64 = 1 << 20;
 
@@ -28,8 +28,8 @@ impl Engine {
         self.evict();
         if self.log.appended >= self.trim_at {
             let often = TRIM_EVERY.min(self.options.log_soft_bytes / 4);
-            self.trim_at = self.log.appended + often;
-            self.trim(everywhere);
+            let more = self.trim(everywhere);
+            self.trim_at = self.log.appended + if more { 0 } else { often };
         }
     }
 
@@ -90,16 +90,19 @@ impl Engine {
         true
     }
 
-    fn trim(&mut self, everywhere: impl Fn(ShardId, Dot) -> bool) {
+    /// Answers whether there is more to trim at the next step.
+    fn trim(&mut self, everywhere: impl Fn(ShardId, Dot) -> bool) -> bool {
         if self.log.bytes <= self.options.log_soft_bytes {
-            return;
+            return false;
         }
         let unsaved = self.shards.values().filter_map(|shard| Some(shard.unsaved?.0)).min();
         let saved = unsaved.unwrap_or(self.log.next());
         let end = log_key(u64::MAX);
-        let scan = record::scan(&*self.backend, RecordKind::Log, b"l", &end, TRIM_RECORDS);
-        let Ok(page) = scan else { return };
-        let mut trimmed = false;
+        // What was trimmed before may still be on disk, on its way out.
+        let start = log_key(self.trim_from);
+        let scan = record::scan(&*self.backend, RecordKind::Log, &start, &end, TRIM_RECORDS);
+        let Ok(page) = scan else { return false };
+        let mut trimmed = 0;
         for window in page.windows(2) {
             let (key, body) = &window[0];
             let next = log_position(&window[1].0).unwrap_or(0);
@@ -123,11 +126,13 @@ impl Engine {
                 &mut self.staged.batch.writes,
             );
             self.log.forget(&entries);
-            trimmed = true;
+            self.trim_from = next;
+            trimmed += 1;
         }
-        if trimmed {
+        if trimmed > 0 {
             self.stage_directory();
         }
+        trimmed + 1 >= TRIM_RECORDS
     }
 }
 

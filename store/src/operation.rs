@@ -173,7 +173,10 @@ impl Operation {
     pub fn decode(bytes: &[u8]) -> Result<Operation, Malformed> {
         let (operation, rest): (Operation, _) =
             postcard::take_from_bytes(bytes).map_err(|_| Malformed)?;
-        let sound = rest.is_empty() && operation.dot.sequence > 0 && !operation.parts.is_empty();
+        // Far beyond any real count or clock: room to go on counting.
+        let bounded = operation.dot.sequence < 1 << 62 && operation.stamp.0 < 1 << 63;
+        let counted = operation.dot.sequence > 0 && bounded;
+        let sound = rest.is_empty() && counted && !operation.parts.is_empty();
         if sound { Ok(operation) } else { Err(Malformed) }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 
 use crate::backend::Backend;
 use crate::checkpoint::{entity_key, load};
-use crate::engine::{Changed, Quarantined, Staged};
+use crate::engine::{Changed, Staged};
 use crate::entity::Image;
 use crate::name::{Collection, EntityId, EntityKey, Kind};
 use crate::record::{self, RecordKind};
@@ -57,6 +57,11 @@ impl Range {
     }
 }
 
+/// A list met state that cannot be read (R8): of this entity, if that much is known. The engine
+/// learns of it, and has it repaired, when it is asked for the entity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable(pub Option<EntityKey>);
+
 impl Reader {
     /// A reader of a store with `slots` hash slots.
     pub fn new(backend: Arc<dyn Backend>, slots: u16) -> Reader {
@@ -80,13 +85,14 @@ impl Reader {
         slot.insert(changed.key.clone(), changed.image.clone());
     }
 
-    /// Shows what a commit made durable, and forgets what was evicted.
+    /// Forgets what a commit evicted, and shows what it made durable: what was evicted and then
+    /// changed before the commit is shown.
     pub fn release(&self, staged: &Staged) {
-        for changed in &staged.changes {
-            self.publish(changed);
-        }
         for key in &staged.evicted {
             self.slot(key).write().expect("no panic under this lock").remove(key);
+        }
+        for changed in &staged.changes {
+            self.publish(changed);
         }
     }
 
@@ -97,7 +103,7 @@ impl Reader {
         range: &Range,
         now: u64,
         limit: usize,
-    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Quarantined> {
+    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Unreadable> {
         let mut found = Vec::new();
         for slot in 0..self.slots.len() as u16 {
             found.extend(self.list_slot(slot, range, now, limit)?);
@@ -114,7 +120,7 @@ impl Reader {
         after: Option<&EntityKey>,
         now: u64,
         limit: usize,
-    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Quarantined> {
+    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Unreadable> {
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone()));
         self.merge_slot(slot, from, |_| true, now, limit)
     }
@@ -125,7 +131,7 @@ impl Reader {
         range: &Range,
         now: u64,
         limit: usize,
-    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Quarantined> {
+    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Unreadable> {
         let (start, inclusive) = range.start();
         let id = if start.is_empty() { "\0" } else { start };
         let Ok(id) = EntityId::parse(id) else { return Ok(Vec::new()) };
@@ -142,7 +148,7 @@ impl Reader {
         within: impl Fn(&EntityKey) -> bool,
         now: u64,
         limit: usize,
-    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Quarantined> {
+    ) -> Result<Vec<(EntityKey, Arc<Image>)>, Unreadable> {
         let mut found: Vec<(EntityKey, Arc<Image>)> = Vec::new();
         let mut from = from;
         while found.len() < limit {
@@ -193,7 +199,7 @@ impl Reader {
         within: &impl Fn(&EntityKey) -> bool,
         end: Option<&EntityKey>,
         limit: usize,
-    ) -> Result<(Vec<(EntityKey, Arc<Image>)>, Option<EntityKey>), Quarantined> {
+    ) -> Result<(Vec<(EntityKey, Arc<Image>)>, Option<EntityKey>), Unreadable> {
         let id = ShardId { placement: 0, slot };
         let start = match from {
             Bound::Unbounded => entity_key(id, &[]),
@@ -206,7 +212,7 @@ impl Reader {
         };
         let limit = limit.max(1);
         let page = record::scan(&*self.backend, RecordKind::Entity, &start, &until, limit);
-        let page = page.map_err(|_| Quarantined)?;
+        let page = page.map_err(|_| Unreadable(None))?;
         let full = page.len() == limit;
         let mut found = Vec::new();
         let mut last = None;
@@ -221,7 +227,8 @@ impl Reader {
             let image = match self.peek(&key) {
                 Some(image) => image,
                 None => {
-                    let hot = load(&*self.backend, id, &key).map_err(|_| Quarantined)?;
+                    let hot = load(&*self.backend, id, &key);
+                    let hot = hot.map_err(|_| Unreadable(Some(key.clone())))?;
                     Arc::new(Image::new(hot.entity))
                 }
             };

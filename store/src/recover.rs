@@ -15,10 +15,10 @@ use crate::backend::Backend;
 use crate::checkpoint::{self, LoadError, ShardRecord};
 use crate::committer::{log_key, log_position, unpack};
 use crate::dot::{Dot, Hlc, Origin};
-use crate::engine::{Engine, Options, Quarantined, Readiness, Staged, StoreError};
+use crate::engine::{Changed, Engine, Options, Quarantined, Readiness, Staged, StoreError};
 use crate::log::{Entry, Log};
 use crate::operation::Operation;
-use crate::record::{self, RecordError, RecordKind};
+use crate::record::{self, Damage, Damaged, RecordError, RecordKind};
 use crate::shard::{Shard, ShardId};
 
 const DIRECTORY_KEY: &[u8] = b"m";
@@ -63,6 +63,8 @@ impl Engine {
             expiries: BTreeSet::new(),
             starts: directory.starts,
             trim_at: 0,
+            trim_from: 0,
+            forget_before: Hlc::default(),
             facts: Vec::new(),
             closed: BTreeMap::new(),
         };
@@ -71,6 +73,7 @@ impl Engine {
         engine.facts = read_facts(&*engine.backend)?;
         engine.closed = read_closed(&*engine.backend)?;
         engine.replay_log()?;
+        engine.show_replayed();
         engine.starts.push((origin, engine.log.next()));
         let excess = engine.starts.len().saturating_sub(STARTS_KEPT);
         engine.starts.drain(..excess);
@@ -110,6 +113,17 @@ impl Engine {
                     Err(damaged) => tracing::error!(%damaged, "log record lost; peers are asked"),
                 }
                 self.log.set_next(self.log.next().max(first + 1));
+            }
+        }
+    }
+
+    /// What was replayed is on disk only as log: readers need its image.
+    fn show_replayed(&mut self) {
+        let position = self.log.next().saturating_sub(1);
+        let replayed = self.shards.values().flat_map(|shard| shard.dirty.iter().cloned());
+        for key in replayed.collect::<Vec<_>>() {
+            if let Ok(image) = self.image(&key) {
+                self.staged.changes.push(Changed { position, key, image, origin: None });
             }
         }
     }
@@ -190,7 +204,8 @@ fn read_directory(backend: &dyn Backend) -> Result<Option<Directory>, StoreError
     }
 }
 
-/// Shards whose record is damaged start empty: the log and the peers fill them again.
+/// A shard's record lies twice. Without any, its entities are of no known moment: to replay the
+/// log over them would count twice, so the store does not open.
 fn read_shards(backend: &dyn Backend) -> Result<BTreeMap<ShardId, Shard>, StoreError> {
     let mut shards = BTreeMap::new();
     let mut from = b"s".to_vec();
@@ -201,11 +216,18 @@ fn read_shards(backend: &dyn Backend) -> Result<BTreeMap<ShardId, Shard>, StoreE
         for (key, body) in page {
             let id = key.get(1..).and_then(|id| id.try_into().ok()).map(ShardId::from_bytes);
             let Some(id) = id else { continue };
-            let found = body.ok().and_then(|body| postcard::from_bytes(&body).ok());
-            let Some(record): Option<ShardRecord> = found else {
-                tracing::error!(shard = %id, "shard record lost; peers are asked");
-                continue;
+            let body = match body {
+                Ok(body) => body,
+                Err(damaged) => {
+                    tracing::error!(shard = %id, %damaged, "shard record lost; reading its copy");
+                    let twin = checkpoint::shard_twin_key(id);
+                    let found = record::read(backend, &twin, RecordKind::Shard)?;
+                    found.ok_or(RecordError::Damaged(damaged))?.0
+                }
             };
+            let malformed = |_| Damaged { key: key.clone(), why: Damage::Body };
+            let record: ShardRecord =
+                postcard::from_bytes(&body).map_err(malformed).map_err(RecordError::Damaged)?;
             let ShardRecord { vector, digest, present, stamp, beyond } = record;
             let recorded = (digest, present);
             let shard =

@@ -1,4 +1,4 @@
-//! States instead of operations: chunks of a shard (R3), repair of single entities (R8).
+//! States instead of operations: chunks of a shard (R3). Repair of single entities is in `repair`.
 //!
 //! Invariants:
 //! 1. A chunk is a key range with the vector of its own read. What is merged becomes visible
@@ -13,20 +13,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{entity_key, summary};
-use crate::dot::{Dot, VersionVector};
+use crate::checkpoint::entity_key;
+use crate::dot::VersionVector;
 use crate::engine::{Changed, Engine, Quarantined};
 use crate::entity::{Entity, Item, ItemKey};
-use crate::log::{Entry, Trimmed};
+use crate::log::Entry;
 use crate::name::EntityKey;
-use crate::operation::{Operation, Path};
 use crate::record::{self, RecordKind};
 use crate::shard::ShardId;
 
-/// Records that a damaged head may have had beyond the first; all are overwritten.
-const DAMAGED_PARTS: u16 = 64;
 /// Keys looked at in one step of a scan.
-const PAGE: usize = 256;
+pub(crate) const PAGE: usize = 256;
 
 /// A run of an entity's items, as it travels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,7 +179,7 @@ impl Engine {
     }
 
     /// Up to `limit` keys of a shard after `after`: hot ones and those on disk.
-    fn keys_after(
+    pub(crate) fn keys_after(
         &self,
         id: ShardId,
         after: Option<&EntityKey>,
@@ -209,7 +206,26 @@ impl Engine {
         Ok(keys)
     }
 
+    /// This copy's keys in a chunk's range.
+    fn keys_of(&self, id: ShardId, chunk: &Chunk) -> Result<Vec<EntityKey>, Quarantined> {
+        let within = |key: &EntityKey| chunk.until.as_ref().is_none_or(|until| key <= until);
+        let mut keys = Vec::new();
+        let mut after = chunk.after.clone();
+        loop {
+            let page = self.keys_after(id, after.as_ref(), PAGE)?;
+            let Some(last) = page.last().cloned() else { return Ok(keys) };
+            keys.extend(page.into_iter().filter(within));
+            if !within(&last) {
+                return Ok(keys);
+            }
+            after = Some(last);
+        }
+    }
+
     /// Merges a whole transfer, visible at once with the batch that this stages (R3).
+    ///
+    /// A damaged entity stays as unknown as it was, and holds up nothing (R8). An error changes
+    /// nothing.
     pub fn switch(&mut self, id: ShardId, incoming: Incoming) -> Result<(), Quarantined> {
         let before = self.vector(id);
         let Some(rise) = incoming.chunks.first().map(|chunk| chunk.vector.clone()) else {
@@ -217,9 +233,12 @@ impl Engine {
         };
         let mut risen = before.clone();
         risen.join(&rise);
+        // All that can fail comes before the first merge: half a transfer is no state.
+        let keys: Result<Vec<_>, _> =
+            incoming.chunks.iter().map(|chunk| self.keys_of(id, chunk)).collect();
         let mut changed = Vec::new();
-        for chunk in incoming.chunks {
-            changed.extend(self.merge_chunk(id, chunk, &before, &risen)?);
+        for (chunk, keys) in incoming.chunks.into_iter().zip(keys?) {
+            changed.extend(self.merge_chunk(id, chunk, keys, &before, &risen));
         }
         let shard = self.shards.entry(id).or_default();
         shard.vector = risen;
@@ -232,22 +251,14 @@ impl Engine {
         &mut self,
         id: ShardId,
         chunk: Chunk,
+        keys: Vec<EntityKey>,
         before: &VersionVector,
         risen: &VersionVector,
-    ) -> Result<Vec<EntityKey>, Quarantined> {
+    ) -> Vec<EntityKey> {
         let mut theirs: std::collections::BTreeMap<EntityKey, Entity> =
             chunk.states.into_iter().map(State::into_entity).collect();
-        let mut after = chunk.after;
-        'pages: loop {
-            let page = self.keys_after(id, after.as_ref(), PAGE)?;
-            for key in &page {
-                if chunk.until.as_ref().is_some_and(|until| key > until) {
-                    break 'pages;
-                }
-                theirs.entry(key.clone()).or_default();
-            }
-            let Some(last) = page.last() else { break };
-            after = Some(last.clone());
+        for key in keys {
+            theirs.entry(key).or_default();
         }
         let mut changed = Vec::new();
         for (key, other) in theirs {
@@ -269,11 +280,11 @@ impl Engine {
             let shard = self.shards.entry(id).or_default();
             shard.stamp = shard.stamp.max(stamp);
         }
-        Ok(changed)
+        changed
     }
 
     /// Changes an entity outside the log; answers whether what it shows changed.
-    fn alter(
+    pub(crate) fn alter(
         &mut self,
         id: ShardId,
         key: &EntityKey,
@@ -298,7 +309,7 @@ impl Engine {
     }
 
     /// Journals merged entities, and stages the checkpoint that makes the merge durable.
-    fn show_merged(&mut self, id: ShardId, keys: Vec<EntityKey>) {
+    pub(crate) fn show_merged(&mut self, id: ShardId, keys: Vec<EntityKey>) {
         let (position, entry) = self.log.append(&Entry::Merged { shard: id, keys: keys.clone() });
         self.staged.batch.log.push((position, entry));
         for key in keys {
@@ -307,155 +318,6 @@ impl Engine {
             }
         }
         self.checkpoint(id);
-    }
-
-    /// (key, sum) of up to `limit` present entities after `after`: to find what differs.
-    pub fn sums(
-        &self,
-        id: ShardId,
-        after: Option<&EntityKey>,
-        limit: usize,
-    ) -> Result<(Vec<(EntityKey, u128)>, bool), Quarantined> {
-        let keys = self.keys_after(id, after, limit)?;
-        let more = keys.len() == limit;
-        let mut sums = Vec::with_capacity(keys.len());
-        for key in keys {
-            let hot = self.shards.get(&id).and_then(|shard| shard.hot.get(&key));
-            let sum = match hot {
-                Some(hot) => hot.entity.sum(),
-                None => {
-                    let at = entity_key(id, &key.bytes());
-                    let found = record::read(&*self.backend, &at, RecordKind::Entity);
-                    let body = found.map_err(|_| Quarantined)?;
-                    body.and_then(|(body, _)| summary(&body)).map_or(0, |(sum, _)| sum)
-                }
-            };
-            sums.push((key, sum));
-        }
-        Ok((sums, more))
-    }
-
-    /// Of `names`, those that a logged operation removed from the entity (R8). Reads the log.
-    pub fn removed_by_log(&self, key: &EntityKey, names: &[(Path, Dot)]) -> Vec<(Path, Dot)> {
-        let mut removed = Vec::new();
-        let mut from = 1;
-        while let Ok(page) = crate::log::read(&*self.backend, from, 64) {
-            let Some((last, _)) = page.last() else { break };
-            from = last + 1;
-            for (_, entry) in &page {
-                let Some(Entry::Operation { bytes, .. }) = Entry::decode(entry) else { continue };
-                let Ok(operation) = Operation::decode(&bytes) else { continue };
-                for part in operation.parts.iter().filter(|part| part.key == *key) {
-                    let named =
-                        names.iter().filter(|(path, dot)| part.effect.removes_dot(path, *dot));
-                    removed.extend(named.cloned());
-                }
-            }
-        }
-        removed
-    }
-
-    /// Repairs one entity from a peer's copy at an equal vector (R8); answers whether it changed.
-    pub fn repair(
-        &mut self,
-        id: ShardId,
-        key: &EntityKey,
-        other: &Entity,
-        removed: &[(Path, Dot)],
-    ) -> Result<bool, Quarantined> {
-        let changed = self.alter(id, key, |entity| entity.repair(other, removed))?;
-        if changed {
-            self.show_merged(id, vec![key.clone()]);
-        }
-        Ok(changed)
-    }
-
-    /// Replaces a damaged entity by a peer's copy at `vector`, with what this log holds beyond it.
-    ///
-    /// `Trimmed`: the peer lacks operations that this log no longer holds; ask again later.
-    pub fn replace(
-        &mut self,
-        id: ShardId,
-        key: &EntityKey,
-        mut entity: Entity,
-        vector: &VersionVector,
-    ) -> Result<(), Trimmed> {
-        let context = entity.context(vector).into_owned();
-        entity.set_ahead(Some(Arc::new(context.clone())));
-        // In the order of the log: a remove comes after what it removes.
-        let beyond = self.vector(id);
-        let beyond = beyond.iter().map(|(origin, seq)| (origin, context.sequence(origin) + 1, seq));
-        let wanted: Vec<_> =
-            beyond.filter(|(_, from, seq)| from <= seq).map(|(o, from, _)| (o, from)).collect();
-        for bytes in self.operations_of(id, &wanted, usize::MAX)? {
-            let operation = Operation::decode(&bytes).map_err(|_| Trimmed)?;
-            for part in operation.parts.iter().filter(|part| part.key == *key) {
-                entity.apply(&operation, part);
-            }
-        }
-        let own = self.vector(id);
-        entity.advance(&own, &context);
-        let shard = self.shards.entry(id).or_default();
-        if !shard.quarantined.contains(key) {
-            return Ok(());
-        }
-        self.recount(id);
-        self.shards.entry(id).or_default().quarantined.remove(key);
-        let mut hot = crate::shard::Hot::absent();
-        hot.head_parts = Some(DAMAGED_PARTS);
-        hot.entity = entity;
-        hot.mark(None);
-        let shard = self.shards.entry(id).or_default();
-        shard.note_ahead(key, hot.entity.ahead().map(|context| &**context));
-        self.hot_bytes += hot.bytes();
-        shard.account(key, 0, hot.entity.sum());
-        shard.hot.insert(key.clone(), hot);
-        shard.dirty.insert(key.clone());
-        self.show_merged(id, vec![key.clone()]);
-        tracing::info!(entity = %key, "repaired from a peer");
-        Ok(())
-    }
-}
-
-impl Engine {
-    /// Sums a shard's digest anew, without what is damaged: its recorded sum is not known.
-    fn recount(&mut self, id: ShardId) {
-        let (mut live, mut recorded) = (Vec::new(), Vec::new());
-        let mut after = None;
-        while let Ok(page) = self.keys_after(id, after.as_ref(), PAGE) {
-            let Some(last) = page.last() else { break };
-            after = Some(last.clone());
-            for key in page {
-                let hot = self.shards.get(&id).and_then(|shard| shard.hot.get(&key));
-                let sums = match hot {
-                    Some(hot) => Some((hot.recorded_sum, hot.entity.sum())),
-                    None => self.sum_on_disk(id, &key).map(|sum| (sum, sum)),
-                };
-                let Some((on_disk, now)) = sums else {
-                    // Damaged, and seen only now: no digest may be told without it.
-                    self.shards.entry(id).or_default().quarantined.insert(key);
-                    continue;
-                };
-                recorded.push((key.clone(), on_disk));
-                live.push((key, now));
-            }
-        }
-        let shard = self.shards.entry(id).or_default();
-        (shard.digest, shard.present, shard.recorded) = (0, 0, (0, 0));
-        live.iter().for_each(|(key, sum)| shard.account(key, 0, *sum));
-        recorded.iter().for_each(|(key, sum)| shard.account_record(key, 0, *sum));
-    }
-
-    /// The sum in an entity's head record, 0 if it is absent; none if it is damaged.
-    fn sum_on_disk(&self, id: ShardId, key: &EntityKey) -> Option<u128> {
-        if self.shards.get(&id).is_some_and(|shard| shard.quarantined.contains(key)) {
-            return None;
-        }
-        let at = entity_key(id, &key.bytes());
-        match record::read(&*self.backend, &at, RecordKind::Entity).ok()? {
-            Some((body, _)) => summary(&body).map(|(sum, _)| sum),
-            None => Some(0),
-        }
     }
 }
 

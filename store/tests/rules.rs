@@ -132,7 +132,9 @@ fn r3_what_caught_up_can_leave_the_cache() {
     let (_from, mut to, written) = ahead();
     to.options.cache_bytes = 0;
     let mut to = to.restart(4);
-    ["a", "b", "c"].map(|id| to.view(&key(Kind::Counters, id)));
+    for id in ["a", "b", "c"] {
+        to.view(&key(Kind::Counters, id));
+    }
     deliver(&mut to, &written[3..]);
     to.checkpoint();
     let mut evicted = 0;

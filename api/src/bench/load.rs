@@ -64,10 +64,20 @@ pub(super) fn quantile(sorted: &[f32], part: f64) -> Option<f64> {
 
 /// A whole request.
 pub(super) fn request(method: Method, path: &str, body: Option<&Value>) -> Vec<u8> {
+    preferring("", method, path, body)
+}
+
+/// A request that prefers an answer without the value.
+pub(super) fn minimal(method: Method, path: &str, body: Option<&Value>) -> Vec<u8> {
+    preferring("prefer: return=minimal\r\n", method, path, body)
+}
+
+fn preferring(prefer: &str, method: Method, path: &str, body: Option<&Value>) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: bench\r\n");
     let body = body.map(Value::to_string).unwrap_or_default();
     if !body.is_empty() {
         text.push_str("content-type: application/json\r\n");
+        text.push_str(prefer);
         text.push_str(&format!("content-length: {}\r\n", body.len()));
     }
     format!("{text}\r\n{body}").into_bytes()

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use hyper::Method;
+use hyper::header::HeaderName;
 use serde_json::{Value, json};
 
 use super::Plan;
-use super::load::{Connection, Load, Measured, request};
+use super::load::{Connection, Load, Measured, minimal, request};
 use super::report::Row;
 use super::servers::Server;
 use crate::cli::Failure;
@@ -70,10 +71,16 @@ pub(super) async fn large_set(plan: &Plan) -> Result<Vec<Row>, Failure> {
     for start in (0..MEMBERS).step_by(PREPARED) {
         let members: Vec<String> =
             (start..start + PREPARED).map(|member| format!("member-{member}")).collect();
-        client.call(&Call::post(large, json!({"add": members}))).await?;
+        client
+            .call(
+                &Call::post(large, json!({"add": members}))
+                    .header(HeaderName::from_static("prefer"), "return=minimal"),
+            )
+            .await?;
     }
     let add = |member: usize| json!({"add": [format!("added-{}", member % ADDED)]});
-    let to = |path: &str, member| request(Method::POST, path, Some(&add(member)));
+    // The answer to an add is the whole set, or, if so preferred, none of it.
+    let to = |path: &str, member| minimal(Method::POST, path, Some(&add(member)));
     let one: Vec<_> = (0..ADDED).map(|member| to(large, member)).collect();
     let many: Vec<_> =
         (0..KEYS).map(|key| to(&format!("/v1/sets/bench/small-{key}"), key)).collect();

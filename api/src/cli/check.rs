@@ -41,16 +41,14 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// Reads `{"shards": {"0/12": "hex"}}`, or with an object `{"digest", "entities"}` a shard.
+    /// Reads `{"shards": {"0/12": "hex"}, "entities": {"0/12": 3}}`, the latter optional.
     pub fn parse(body: &Value) -> Option<Holding> {
         let mut holding = Holding { shards: BTreeMap::new(), entities: None };
         for (shard, digest) in body["shards"].as_object()? {
-            let text = digest.as_str().or(digest["digest"].as_str())?;
-            let count = [&digest["entities"], &body["entities"][shard], &body["counts"][shard]];
-            if let Some(count) = count.into_iter().find_map(Value::as_u64) {
+            if let Some(count) = body["entities"][shard].as_u64() {
                 holding.entities = Some(holding.entities.unwrap_or(0) + count);
             }
-            holding.shards.insert(shard.clone(), text.into());
+            holding.shards.insert(shard.clone(), digest.as_str()?.into());
         }
         Some(holding)
     }
@@ -152,9 +150,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_digests_compare() {
+    fn digests_compare_by_shard() {
         let short = Holding::parse(&json!({"shards": {"0/1": "aa", "0/2": "bb"}}));
-        let long = Holding::parse(&json!({"shards": {"0/1": {"digest": "aa", "entities": 2}}}));
+        let verbose = json!({"shards": {"0/1": "aa"}, "entities": {"0/1": 2}});
+        let long = Holding::parse(&verbose);
         let (short, long) = (short.expect("good"), long.expect("good"));
         assert_eq!(long.entities, Some(2));
         assert_eq!(differing(&[short.clone(), short.clone()]), BTreeSet::new());

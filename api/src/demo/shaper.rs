@@ -6,7 +6,7 @@
 //! Invariants:
 //! 1. First in, first out, in both directions together: the delay is the same.
 //! 2. A cut drops what arrives and what is under way, in both directions.
-//! 3. At most [`QUEUE_MAX`] bytes are under way; what comes on top is dropped.
+//! 3. At most `QUEUE_MAX` bytes are under way; what comes on top is dropped.
 //! 4. An idle link costs nothing: it sleeps until a packet arrives or the next one is due.
 //!
 //! Left out: jitter, loss and a bound on bandwidth. A proxy serves one dialler: a packet from

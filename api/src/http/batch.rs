@@ -30,10 +30,20 @@ use atoll_store::name::EntityKey;
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entities expire"),
-        ("Idempotency-Key" = Option<String>, Header, description = "makes the batch safe to repeat"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "makes the batch safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: answers have no values"),
     ),
-    request_body(content_type = "application/json", description = "{operations: [{method, path, body}]}"),
-    responses((status = 200, description = "{results: [{status, body}]}, in the same order", content_type = "application/json")),
+    request_body(
+        content_type = "application/json",
+        description = "{operations: [{method, path, body}]}",
+    ),
+    responses((
+            status = 200,
+            description = "{results: [{status, body}]}, in the same order",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
@@ -45,6 +55,7 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
 type Slot = Result<(EntityKey, Verb), Box<Problem>>;
 
 async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem> {
+    request::check_answer(&parts.headers)?;
     request::check_json(&parts.headers)?;
     let key = request::idempotency_key(&parts.headers)?;
     let query = Query::parse(parts.uri.query(), &["consistency", "timeout", "ttl"])?;
@@ -56,13 +67,14 @@ async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem
         false => app.node.write(changes).await,
     }
     .into_iter();
+    let minimal = request::prefers_minimal(&parts.headers);
     let mut out = Vec::with_capacity(32 + slots.len() * 160);
     out.extend_from_slice(b"{\"results\":");
     render::write_list(&mut out, b"[]", slots, |out, slot| {
         let outcome = slot.and_then(|(entity, verb)| {
             let written = answers.next().unwrap_or(Err(WriteError::Unknown));
             let problem = |error| Problem::from(error).repeatable(key.is_some());
-            Ok(answer(app, &entity, verb, &written.map_err(problem)?))
+            Ok(answer(app, &entity, verb, &written.map_err(problem)?, minimal))
         });
         match outcome {
             Ok(body) => {

@@ -69,7 +69,7 @@ pub(super) fn change(
         Verb::Post => operations(entity.kind, body, seen, limits)?,
         Verb::Put => match assignment(entity.kind, body, seen, limits)? {
             Some(command) => vec![command],
-            None => return Err(not_assignable()),
+            None => return Err(Problem::method("PUT", methods(entity.kind))),
         },
         Verb::Delete => vec![Command::Delete],
     };
@@ -89,9 +89,21 @@ pub(super) fn change(
     Ok(Change { key: entity, commands, hash, ttl_ms: terms.ttl_ms })
 }
 
-/// `PUT` on a kind without assignment.
-pub(super) fn not_assignable() -> Problem {
-    Problem::method("PUT", "GET, HEAD, POST, DELETE")
+/// The methods of an entity of that kind.
+pub(super) fn methods(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Registers | Kind::MultiRegisters | Kind::Flags => "GET, HEAD, POST, PUT, DELETE",
+        Kind::Counters | Kind::Sets | Kind::Maps => "GET, HEAD, POST, DELETE",
+    }
+}
+
+/// Refuses `PUT` on a kind without assignment.
+pub(super) fn check_method(kind: Kind, verb: Verb) -> Result<(), Problem> {
+    let allow = methods(kind);
+    match verb == Verb::Put && !allow.contains("PUT") {
+        true => Err(Problem::method("PUT", allow)),
+        false => Ok(()),
+    }
 }
 
 fn seen(kind: Kind, verb: Verb, if_match: Option<&str>) -> Result<Option<Vec<Dot>>, Problem> {
@@ -110,13 +122,24 @@ fn seen(kind: Kind, verb: Verb, if_match: Option<&str>) -> Result<Option<Vec<Dot
 }
 
 /// The body that answers a change.
-pub(super) fn answer(app: &App, key: &EntityKey, verb: Verb, written: &Written) -> Bytes {
+///
+/// A client that prefers a minimal one gets no value: of a large entity, that is most of the cost.
+pub(super) fn answer(
+    app: &App,
+    key: &EntityKey,
+    verb: Verb,
+    written: &Written,
+    minimal: bool,
+) -> Bytes {
     let now = app.node.now();
     if verb == Verb::Delete {
         return render::absent(key, &written.image, Some(written.existed));
     }
     if written.image.is_absent(now) {
         return render::absent(key, &written.image, None);
+    }
+    if minimal {
+        return render::minimal(key, &written.image, now);
     }
     render::entity(key, &written.image, now)
 }

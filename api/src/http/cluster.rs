@@ -15,7 +15,10 @@ use crate::node::{ClusterView, NodeView, ShardDigest};
 use atoll_store::name::Collection;
 
 /// Is the process alive?
-#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, description = "the event loop turns")))]
+#[utoipa::path(
+    get, path = "/livez", tag = "health",
+    responses((status = 200, description = "the event loop turns")),
+)]
 pub(super) async fn livez(State(app): State<App>, uri: Uri) -> Response {
     match app.node.is_live() {
         true => json_response(&app, "{\"live\":true}"),
@@ -30,7 +33,10 @@ pub(super) async fn livez(State(app): State<App>, uri: Uri) -> Response {
 /// May the node get requests?
 ///
 /// 503 with `reasons` until it has recovered and joined, and while it drains.
-#[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, description = "recovered and joined")))]
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    responses((status = 200, description = "recovered and joined")),
+)]
 pub(super) async fn readyz(State(app): State<App>, uri: Uri) -> Response {
     let reasons = app.node.not_ready();
     if reasons.is_empty() {
@@ -41,7 +47,11 @@ pub(super) async fn readyz(State(app): State<App>, uri: Uri) -> Response {
 }
 
 /// Metrics for Prometheus
-#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "Prometheus text", content_type = "text/plain")))]
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    responses((status = 200, description = "Prometheus text",
+        content_type = "text/plain")),
+)]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let text = app.metrics.as_ref().map(|handle| handle.render()).unwrap_or_default();
     let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -51,7 +61,11 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
 /// This node's view of the cluster
 #[utoipa::path(
     get, path = "/v1/cluster", tag = "cluster",
-    responses((status = 200, description = "{node, region, regions, nodes, round_trips, lag, writes}", content_type = "application/json")),
+    responses((
+            status = 200,
+            description = "{node, region, regions, nodes, round_trips, lag, writes}",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn view(State(app): State<App>, uri: Uri) -> Response {
     match Query::parse(uri.query(), &[]) {
@@ -68,7 +82,11 @@ pub(super) async fn view(State(app): State<App>, uri: Uri) -> Response {
         ("collection" = Option<String>, Query, description = "only this collection; needs kind"),
         ("verbose" = Option<bool>, Query, description = "adds vectors and counts"),
     ),
-    responses((status = 200, description = "{node, region, shards: {\"placement/slot\": hex}}", content_type = "application/json")),
+    responses((
+            status = 200,
+            description = "{node, region, shards: {\"placement/slot\": hex}}",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn digest(State(app): State<App>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
@@ -77,13 +95,21 @@ pub(super) async fn digest(State(app): State<App>, request: Request) -> Response
 }
 
 /// This description
-#[utoipa::path(get, path = "/openapi.json", tag = "description", responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "description",
+    responses((status = 200, description = "OpenAPI 3.1",
+        content_type = "application/json")),
+)]
 pub(super) async fn openapi(State(app): State<App>) -> Response {
     json_response(&app, app.openapi.clone())
 }
 
 /// This description, to read
-#[utoipa::path(get, path = "/docs", tag = "description", responses((status = 200, description = "a page", content_type = "text/html")))]
+#[utoipa::path(
+    get, path = "/docs", tag = "description",
+    responses((status = 200, description = "a page",
+        content_type = "text/html")),
+)]
 pub(super) async fn docs() -> Html<&'static str> {
     Html(include_str!("docs.html"))
 }

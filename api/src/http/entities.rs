@@ -11,18 +11,18 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::accept::{Form, negotiate};
-use super::change::{Terms, Verb, answer, body_depth, change, not_assignable};
+use super::change::{Terms, Verb, answer, body_depth, change, check_method};
 use super::problem::{Code, Problem};
 use super::query::Query;
 use super::{App, address, json, render, request, stream, version};
 use crate::node::WriteError;
-use atoll_store::name::Kind;
 
 /// Levels that reads and writes are served at, by a region of one node.
 pub(super) const READ_LEVELS: &[&str] = &["one"];
 pub(super) const WRITE_LEVELS: &[&str] = &["one", "local_quorum"];
 
 const REGION: HeaderName = HeaderName::from_static("atoll-region");
+const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
 
 /// Read an entity
@@ -32,17 +32,22 @@ const REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
 #[utoipa::path(
     get, path = "/v1/{kind}/{collection}/{id}", tag = "entities",
     params(
-        ("kind" = String, Path, description = "counters, registers, multi-registers, flags, sets or maps"),
+        ("kind" = String, Path,
+            description = "counters, registers, multi-registers, flags, sets or maps"),
         ("collection" = String, Path, description = "1-64 of [a-z0-9._-]"),
         ("id" = String, Path, description = "1-256 bytes of UTF-8, percent-encoded"),
         ("consistency" = Option<String>, Query, description = "one"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("since" = Option<String>, Query, description = "streams: the cursor to resume after"),
-        ("If-None-Match" = Option<String>, Header, description = "answers 304 if the version is the same"),
-        ("Last-Event-ID" = Option<String>, Header, description = "streams: the cursor to resume after"),
+        ("If-None-Match" = Option<String>, Header,
+            description = "answers 304 if the version is the same"),
+        ("Last-Event-ID" = Option<String>, Header,
+            description = "streams: the cursor to resume after"),
     ),
     responses(
-        (status = 200, description = "{kind, collection, id, value, version, conflicts?}", content_type = "application/json"),
+        (status = 200,
+            description = "{kind, collection, id, value, version, conflicts?}",
+            content_type = "application/json"),
         (status = 304, description = "the version is the same"),
     ),
 )]
@@ -65,11 +70,22 @@ pub(super) async fn get(State(app): State<App>, request: Request) -> Response {
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-128 visible ASCII; makes the write safe to repeat"),
-        ("If-Match" = Option<String>, Header, description = "multi-registers: the version that the write supersedes"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: the answer has no value"),
+        ("If-Match" = Option<String>, Header,
+            description = "multi-registers: the version that the write supersedes"),
     ),
-    request_body(content_type = "application/json", description = "an operation, or an array of them"),
-    responses((status = 200, description = "{kind, collection, id, value, version}, after the change", content_type = "application/json")),
+    request_body(
+        content_type = "application/json",
+        description = "an operation, or an array of them",
+    ),
+    responses((
+            status = 200,
+            description = "{kind, collection, id, value, version}, after the change",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
     write(&app, Verb::Post, request).await
@@ -84,11 +100,19 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-128 visible ASCII; makes the write safe to repeat"),
-        ("If-Match" = Option<String>, Header, description = "multi-registers: the version that the write supersedes"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: the answer has no value"),
+        ("If-Match" = Option<String>, Header,
+            description = "multi-registers: the version that the write supersedes"),
     ),
     request_body(content_type = "application/json", description = "the raw value"),
-    responses((status = 200, description = "{kind, collection, id, value, version}, after the change", content_type = "application/json")),
+    responses((
+            status = 200,
+            description = "{kind, collection, id, value, version}, after the change",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn put(State(app): State<App>, request: Request) -> Response {
     write(&app, Verb::Put, request).await
@@ -103,9 +127,16 @@ pub(super) async fn put(State(app): State<App>, request: Request) -> Response {
         ("kind" = String, Path), ("collection" = String, Path), ("id" = String, Path),
         ("consistency" = Option<String>, Query, description = "one or local_quorum"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1-128 visible ASCII; makes the write safe to repeat"),
+        ("Prefer" = Option<String>, Header,
+            description = "return=minimal: the answer has no value"),
     ),
-    responses((status = 200, description = "{kind, collection, id, value: null, existed, version}", content_type = "application/json")),
+    responses((
+            status = 200,
+            description = "{kind, collection, id, value: null, existed, version}",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn delete(State(app): State<App>, request: Request) -> Response {
     write(&app, Verb::Delete, request).await
@@ -150,12 +181,8 @@ async fn write(app: &App, verb: Verb, request: Request) -> Response {
 
 async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let key = address::entity(parts.uri.path())?;
-    if verb == Verb::Put && matches!(key.kind, Kind::Counters | Kind::Sets | Kind::Maps) {
-        return Err(not_assignable());
-    }
-    if negotiate(&parts.headers)? != Form::Json {
-        return Err(Problem::new(Code::NotAcceptable, "a write is answered in application/json"));
-    }
+    check_method(key.kind, verb)?;
+    request::check_answer(&parts.headers)?;
     let terms = terms(verb, parts)?;
     let change = if verb == Verb::Delete {
         change(key.clone(), verb, &json::Json::Null, &terms, &app.limits)?
@@ -169,7 +196,11 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
     let mut answers = app.node.write(vec![change]).await;
     let written = answers.pop().unwrap_or(Err(WriteError::Unknown));
     let written = written.map_err(|error| Problem::from(error).repeatable(keyed))?;
-    let mut response = success(app, answer(app, &key, verb, &written));
+    let minimal = request::prefers_minimal(&parts.headers);
+    let mut response = success(app, answer(app, &key, verb, &written, minimal));
+    if minimal {
+        response.headers_mut().insert(APPLIED, HeaderValue::from_static("return=minimal"));
+    }
     if written.replayed {
         response.headers_mut().insert(REPLAY, HeaderValue::from_static("true"));
     }

@@ -5,7 +5,8 @@
 pub struct Limits {
     /// Bytes of a request body; default 1 MiB; above: 413.
     pub body_bytes: usize,
-    /// Bytes of a set member in canonical form; default 64 KiB; above: 413.
+    /// Bytes of a set member or a multi-register's value in canonical form; default 64 KiB;
+    /// above: 413.
     pub member_bytes: usize,
     /// Levels of arrays and objects in a stored value; default 64; above: 413.
     pub json_depth: usize,

@@ -33,7 +33,11 @@ const LIMIT_DEFAULT: u64 = 100;
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
         ("since" = Option<String>, Query, description = "streams: the cursor to resume after"),
     ),
-    responses((status = 200, description = "{items: [{id, version, value?}], cursor: string or null}", content_type = "application/json")),
+    responses((
+            status = 200,
+            description = "{items: [{id, version, value?}], cursor: string or null}",
+            content_type = "application/json",
+        )),
 )]
 pub(super) async fn get(State(app): State<App>, request: Request) -> Response {
     let (parts, _) = request.into_parts();

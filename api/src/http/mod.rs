@@ -118,21 +118,30 @@ fn described() -> (Router<App>, Vec<u8>) {
     (router.fallback(no_route).method_not_allowed_fallback(no_method), openapi::finish(api))
 }
 
+/// A path without a route. That of an entity or a collection without a name is malformed.
 async fn no_route(uri: Uri) -> Response {
+    let path = uri.path();
+    let malformed = |problem: &Problem| problem.code == Code::BadRequest;
+    let unnamed = address::entity(path).err().filter(malformed);
+    let unnamed = unnamed.or_else(|| address::collection(path).err().filter(malformed));
     let detail = "there is no such route; see /openapi.json";
-    Problem::new(Code::UnknownRoute, detail).at(uri.path()).into_response()
+    let problem = unnamed.unwrap_or_else(|| Problem::new(Code::UnknownRoute, detail));
+    problem.at(path).into_response()
 }
 
-/// The router adds `Allow`.
+/// A method that no kind has; where this adds no `Allow`, the router does.
 async fn no_method(request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
-    let first = path.strip_prefix("/v1/").and_then(|rest| rest.split_once('/'));
-    let of_kind = first.and_then(|(kind, _)| address::kind(kind).err());
-    let problem = of_kind.filter(|problem| problem.code != Code::UnknownRoute);
-    let problem = problem.unwrap_or_else(|| {
-        let detail = format!("this route does not have {method}; see Allow");
-        Problem::new(Code::MethodNotAllowed, detail)
-    });
+    let unserved =
+        |problem: &Problem| matches!(problem.code, Code::UnknownKind | Code::NotImplemented);
+    let problem = match (address::entity(path), address::collection(path).err()) {
+        (Ok(key), _) => Problem::method(method.as_str(), change::methods(key.kind)),
+        (Err(problem), _) | (_, Some(problem)) if unserved(&problem) => problem,
+        _ => {
+            let detail = format!("this route does not have {method}; see Allow");
+            Problem::new(Code::MethodNotAllowed, detail)
+        }
+    };
     problem.at(path).into_response()
 }
 
@@ -168,8 +177,10 @@ mod tests {
     #[test]
     fn every_operation_tells_every_code() {
         let api = description();
+        let mut ids = std::collections::BTreeSet::new();
         for (path, item) in api["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("operations") {
+                assert!(ids.insert(operation["operationId"].to_string()), "{method} {path}");
                 let text = operation["responses"]["default"]["description"].as_str();
                 let text = text.unwrap_or_else(|| panic!("{method} {path} has no problems"));
                 assert!(Code::ALL.iter().all(|code| text.contains(code.as_str())), "{path}");

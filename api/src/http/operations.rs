@@ -56,7 +56,7 @@ pub fn assignment(
 ) -> Result<Option<Command>, Problem> {
     Ok(Some(match (kind, body) {
         (Kind::Registers, _) => Command::Set(value(body, limits)?),
-        (Kind::MultiRegisters, _) => set(value(body, limits)?, seen),
+        (Kind::MultiRegisters, _) => set(member("a multi-register", body, limits)?, seen),
         (Kind::Flags, Json::Bool(enabled)) => Command::Enable(*enabled),
         (Kind::Flags, _) => return Err(expected("the value of a flag", "true or false", body)),
         (Kind::Counters | Kind::Sets | Kind::Maps, _) => return Ok(None),
@@ -81,9 +81,13 @@ fn command(
             let (plus, minus) = amount(single(members, &["increment", "decrement"])?)?;
             Ok(Command::Count { plus, minus })
         }
-        Kind::Registers | Kind::MultiRegisters => {
+        Kind::Registers => {
             let (_, json) = single(members, &["set"])?;
-            Ok(set(value(json, limits)?, seen))
+            Ok(Command::Set(value(json, limits)?))
+        }
+        Kind::MultiRegisters => {
+            let (_, json) = single(members, &["set"])?;
+            Ok(set(member("a multi-register", json, limits)?, seen))
         }
         Kind::Flags => Ok(Command::Enable(switch(single(members, &["enable", "disable"])?)?)),
         Kind::Sets => {
@@ -206,15 +210,19 @@ fn member_lists(
             other => return Err(unknown(other, &["add", "remove"])),
         };
         for json in array(json, name)? {
-            let member = value(json, limits)?;
-            if member.len() > limits.member_bytes {
-                let limit = limits.member_bytes;
-                return Err(Problem::too_large(format!("a member of {name} passes {limit} bytes")));
-            }
-            list.push(member);
+            list.push(member(name, json, limits)?);
         }
     }
     Ok((add, remove))
+}
+
+/// A value that an entity holds many of.
+fn member(name: &str, json: &Json<'_>, limits: &Limits) -> Result<Value, Problem> {
+    let (member, limit) = (value(json, limits)?, limits.member_bytes);
+    if member.len() > limit {
+        return Err(Problem::too_large(format!("a member of {name} passes {limit} bytes")));
+    }
+    Ok(member)
 }
 
 fn value(json: &Json<'_>, limits: &Limits) -> Result<Value, Problem> {

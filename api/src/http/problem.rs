@@ -3,7 +3,7 @@
 //! Invariants:
 //! 1. A 4xx changed nothing: its outcome is `not-applied`.
 //! 2. Whatever is retryable carries `Retry-After`.
-//! 3. Every code that the surface can answer is in [`Code::ALL`], and so in the OpenAPI description.
+//! 3. Every code that the surface can answer is in [`Code::ALL`], and so in its description.
 
 use std::fmt::Write as _;
 

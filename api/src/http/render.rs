@@ -26,6 +26,17 @@ pub fn entity(key: &EntityKey, image: &Image, now: u64) -> Bytes {
     })
 }
 
+/// The body for an entity without its value, for a client that prefers `return=minimal`.
+pub fn minimal(key: &EntityKey, image: &Image, now: u64) -> Bytes {
+    let mut out = Vec::with_capacity(192);
+    write_name(&mut out, key);
+    // Only a multi-register's version needs more than the hash.
+    let view = (key.kind == Kind::MultiRegisters).then(|| image.view(key.kind, now)).flatten();
+    write_version(&mut out, &version_of(key.kind, image.version(), view.as_ref()));
+    out.push(b'}');
+    out.into()
+}
+
 /// The body for an entity that is gone: `DELETE`, and the records of a stream.
 pub fn absent(key: &EntityKey, image: &Image, existed: Option<bool>) -> Bytes {
     let mut out = Vec::with_capacity(192);
@@ -70,10 +81,14 @@ fn write_entity(out: &mut Vec<u8>, key: &EntityKey, hash: u128, view: Option<&Vi
 }
 
 fn write_head(out: &mut Vec<u8>, key: &EntityKey) {
+    write_name(out, key);
+    out.extend_from_slice(b",\"value\":");
+}
+
+fn write_name(out: &mut Vec<u8>, key: &EntityKey) {
     let (kind, collection) = (key.kind.as_str(), key.collection.as_str());
     let _ = write!(out, "{{\"kind\":\"{kind}\",\"collection\":\"{collection}\",\"id\":");
     write_string(out, key.id.as_str());
-    out.extend_from_slice(b",\"value\":");
 }
 
 fn write_version(out: &mut Vec<u8>, version: &str) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::time::Duration;
 
+use super::accept::{Form, negotiate};
 use super::limits::Limits;
 use super::problem::{Code, Problem};
 
@@ -16,20 +17,45 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 /// Longest idempotency key, in bytes.
 const KEY_MAX: usize = 128;
 
+/// Bytes of a refused body that are read and dropped, so that its client gets to read the answer:
+/// a connection closed over unread bytes is reset. 16 MiB; of larger ones some clients see a reset.
+const DISCARDED: usize = 16 << 20;
+
 /// The whole body, within the limits of size and time.
-pub async fn body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+pub async fn body(headers: &HeaderMap, mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+    let within = Duration::from_millis(limits.body_ms);
+    match tokio::time::timeout(within, read(headers, &mut body, limits)).await {
+        Ok(Err(problem)) if problem.code == Code::TooLarge => {
+            // A client that asked first has not sent it.
+            if !headers.contains_key(header::EXPECT) {
+                let _ = tokio::time::timeout(within, Limited::new(body, DISCARDED).collect()).await;
+            }
+            Err(problem)
+        }
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(Code::RequestTimeout, "the body did not arrive in time")),
+    }
+}
+
+async fn read(headers: &HeaderMap, body: &mut Body, limits: &Limits) -> Result<Bytes, Problem> {
     let limit = limits.body_bytes;
     let too_large = || Problem::too_large(format!("a body has at most {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|n| n > limit as u64) {
         return Err(too_large());
     }
-    let collect = Limited::new(body, limit).collect();
-    match tokio::time::timeout(Duration::from_millis(limits.body_ms), collect).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::bad("the body ended early")),
-        Err(_) => Err(Problem::new(Code::RequestTimeout, "the body did not arrive in time")),
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Problem::bad("the body ended early, or its framing is broken")),
+    }
+}
+
+/// Refuses a write whose answer is wanted in another form than JSON.
+pub fn check_answer(headers: &HeaderMap) -> Result<(), Problem> {
+    match negotiate(headers)? {
+        Form::Json => Ok(()),
+        _ => Err(Problem::new(Code::NotAcceptable, "a write is answered in application/json")),
     }
 }
 
@@ -43,6 +69,13 @@ pub fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
     let media: String = media.chars().take(80).collect();
     let detail = format!("Content-Type is {media:?}; expected application/json");
     Err(Problem::new(Code::UnsupportedMediaType, detail))
+}
+
+/// Whether the client prefers an answer without the value (RFC 7240).
+pub fn prefers_minimal(headers: &HeaderMap) -> bool {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut each = preferences.flat_map(|value| value.split([',', ';']));
+    each.any(|one| one.trim().eq_ignore_ascii_case("return=minimal"))
 }
 
 /// The `Idempotency-Key`, if there is one.

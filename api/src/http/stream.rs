@@ -42,12 +42,17 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
     get, path = "/v1/changes", tag = "streams",
     params(
         ("kinds" = Option<String>, Query, description = "only these kinds, separated by commas"),
-        ("collections" = Option<String>, Query, description = "only these collections, separated by commas"),
+        ("collections" = Option<String>, Query,
+            description = "only these collections, separated by commas"),
         ("since" = Option<String>, Query, description = "the cursor to resume after"),
         ("snapshot" = Option<bool>, Query, description = "current states first"),
         ("Last-Event-ID" = Option<String>, Header, description = "the cursor to resume after"),
     ),
-    responses((status = 200, description = "a stream of records", content_type = "text/event-stream")),
+    responses((
+            status = 200,
+            description = "a stream of records",
+            content_type = "text/event-stream",
+        )),
 )]
 pub(super) async fn changes(State(app): State<App>, request: Request) -> Response {
     let (parts, _) = request.into_parts();

@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. It names the start that published it: after an unknown start it is foreign, never mistaken
 //!    for a place in another journal.
-//! 2. Its clocks are closed at its position: whoever has seen up to the position has seen every
+//! 2. It ends with a checksum: what no node wrote is refused, not taken for some place.
+//! 3. Its clocks are closed at its position: whoever has seen up to the position has seen every
 //!    operation of each origin up to its clock.
 
 use std::collections::BTreeMap;
@@ -15,6 +16,10 @@ use atoll_store::dot::{Hlc, Origin};
 
 /// Origins carried in a cursor; further ones are replayed from their start. Keeps it under 1 KiB.
 const CLOCKS: usize = 32;
+/// Bytes of the checksum at the end.
+const CHECK: usize = 4;
+/// A start that no node ever has.
+const NOWHERE: Origin = Origin(0);
 
 /// A place in a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,9 @@ pub(super) struct Place {
     pub(super) clocks: BTreeMap<Origin, Hlc>,
 }
 
+/// Start, position, clocks.
+type Body = (Origin, u64, Vec<(Origin, Hlc)>);
+
 impl Cursor {
     /// Parses what a client sent back; `None` if it is no cursor.
     pub fn parse(text: &str) -> Option<Cursor> {
@@ -43,11 +51,19 @@ impl Cursor {
         &self.0
     }
 
+    /// The cursor that leads to a whole snapshot, at any node.
+    pub fn nowhere() -> Cursor {
+        Cursor::of(NOWHERE, 0, &BTreeMap::new())
+    }
+
     pub(super) fn of(start: Origin, position: u64, clocks: &BTreeMap<Origin, Hlc>) -> Cursor {
         let mut newest: Vec<(Origin, Hlc)> = clocks.iter().map(|(o, c)| (*o, *c)).collect();
         newest.sort_by_key(|(_, clock)| std::cmp::Reverse(*clock));
         newest.truncate(CLOCKS);
-        let body = postcard::to_stdvec(&(start, position, newest)).expect("a cursor encodes");
+        let place = (start, position, newest);
+        let mut body = postcard::to_stdvec(&place).expect("a cursor encodes");
+        let check = check(&body);
+        body.extend_from_slice(&check);
         Cursor(URL_SAFE_NO_PAD.encode(body))
     }
 
@@ -56,11 +72,27 @@ impl Cursor {
             return None;
         }
         let body = URL_SAFE_NO_PAD.decode(&self.0).ok()?;
-        let (place, rest): ((Origin, u64, Vec<(Origin, Hlc)>), _) =
-            postcard::take_from_bytes(&body).ok()?;
+        let (body, sum) = body.split_at_checked(body.len().checked_sub(CHECK)?)?;
+        if check(body) != sum {
+            return None;
+        }
+        let (place, rest): (Body, _) = postcard::take_from_bytes(body).ok()?;
         let (start, position, clocks) = place;
         rest.is_empty().then(|| Place { start, position, clocks: clocks.into_iter().collect() })
     }
+}
+
+impl Place {
+    /// Whether it is in no journal at all.
+    pub(super) fn is_nowhere(&self) -> bool {
+        self.start == NOWHERE
+    }
+}
+
+fn check(body: &[u8]) -> [u8; CHECK] {
+    let mut out = [0; CHECK];
+    blake3::Hasher::new().update(body).finalize_xof().fill(&mut out);
+    out
 }
 
 #[cfg(test)]
@@ -75,8 +107,10 @@ mod tests {
         let place = Cursor::parse(cursor.as_str()).and_then(|c| c.place()).expect("a cursor");
         assert_eq!((place.start, place.position), (Origin(7), 42));
         assert_eq!(place.clocks.len(), CLOCKS);
-        for bad in ["", "!", "AAAA", &"A".repeat(2000)] {
+        let flipped = cursor.as_str().replacen('A', "B", 1);
+        for bad in ["", "!", "AAAA", "AAAAAAAAAA", &flipped, &"A".repeat(2000)] {
             assert_eq!(Cursor::parse(bad), None, "{bad}");
         }
+        assert!(Cursor::nowhere().place().expect("a cursor").is_nowhere());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! 1. Entries are durable and in the order of positions; several may share one.
-//! 2. A subscriber is woken after the entry is there: what it then reads includes it.
+//! 2. It keeps no state alive: a state that was followed by another is read as that one.
+//! 3. A subscriber is woken after the entry is there: what it then reads includes it.
 //!
 //! Left out: older entries, which the log on disk holds.
 
@@ -10,7 +11,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
-use tokio::sync::Notify;
+use metrics::{counter, gauge};
+use tokio::sync::{Notify, watch};
 
 use atoll_replication::core::Status;
 use atoll_replication::driver::Observer;
@@ -27,7 +29,8 @@ const RING: usize = 65_536;
 pub(super) struct Entry {
     pub(super) position: u64,
     pub(super) key: EntityKey,
-    pub(super) image: Arc<Image>,
+    /// The state that it left, while that is the current one.
+    pub(super) image: Weak<Image>,
     pub(super) origin: Option<Origin>,
 }
 
@@ -67,7 +70,7 @@ pub(super) struct Journal {
     ring: Mutex<Ring>,
     topics: Mutex<HashMap<Topic, Vec<Weak<Notify>>>>,
     listening: AtomicUsize,
-    status: RwLock<Option<Arc<Status>>>,
+    status: watch::Sender<Option<Arc<Status>>>,
     closed: RwLock<Closed>,
     draining: AtomicBool,
 }
@@ -85,7 +88,7 @@ impl Journal {
             ring: Mutex::new(ring),
             topics: Mutex::default(),
             listening: AtomicUsize::new(0),
-            status: RwLock::default(),
+            status: watch::Sender::default(),
             closed: RwLock::default(),
             draining: AtomicBool::new(false),
         }
@@ -131,12 +134,14 @@ impl Journal {
             listeners.push(Arc::downgrade(&notify));
         }
         self.listening.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("atoll_subscriptions").increment(1.0);
         notify
     }
 
     /// A subscriber is gone.
     pub(super) fn unlisten(&self, topics: &[Topic]) {
         self.listening.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("atoll_subscriptions").decrement(1.0);
         let mut map = lock(&self.topics);
         for topic in topics {
             let Some(listeners) = map.get_mut(topic) else { continue };
@@ -166,12 +171,34 @@ impl Journal {
 
     /// The last view of the cluster.
     pub(super) fn cluster(&self) -> Option<Arc<Status>> {
-        self.status.read().expect("no panic under this lock").clone()
+        self.status.borrow().clone()
+    }
+
+    /// The view of the cluster, waited for by those who come while the node starts.
+    pub(super) async fn started(&self) -> Option<Arc<Status>> {
+        let mut status = self.status.subscribe();
+        let known = status.wait_for(Option::is_some).await;
+        known.ok().and_then(|known| known.clone())
     }
 
     /// The closed clocks, and the position from which they hold.
     pub(super) fn closed(&self) -> Closed {
         self.closed.read().expect("no panic under this lock").clone()
+    }
+
+    /// What `/metrics` shows of the core.
+    fn measure(&self, status: &Status) {
+        counter!("atoll_writes_total").absolute(status.writes);
+        counter!("atoll_divergences_total").absolute(status.diverged);
+        counter!("atoll_journal_position").absolute(status.journal_end.saturating_sub(1));
+        gauge!("atoll_entities").set(status.entities as f64);
+        gauge!("atoll_quarantined_entities").set(status.quarantined as f64);
+        gauge!("atoll_waiting_operations").set(status.waiting as f64);
+        gauge!("atoll_subscriptions").set(self.listening() as f64);
+        for (region, lag) in &status.lag {
+            gauge!("atoll_lag_operations", "region" => region.clone()).set(lag.operations as f64);
+            gauge!("atoll_lag_milliseconds", "region" => region.clone()).set(lag.ms as f64);
+        }
     }
 
     fn wake(&self, changes: &[Changed]) {
@@ -195,7 +222,7 @@ impl Observer for Journal {
         {
             let mut ring = lock(&self.ring);
             for Changed { position, key, image, origin } in changes {
-                let (key, image) = (key.clone(), image.clone());
+                let (key, image) = (key.clone(), Arc::downgrade(image));
                 ring.entries.push_back(Entry { position: *position, key, image, origin: *origin });
                 ring.end = ring.end.max(*position);
             }
@@ -208,9 +235,10 @@ impl Observer for Journal {
     }
 
     fn status(&self, status: Status) {
+        self.measure(&status);
         let clocks = Arc::new(status.closed.clone());
         let closed = Closed { position: status.journal_end.saturating_sub(1), clocks };
         *self.closed.write().expect("no panic under this lock") = closed;
-        *self.status.write().expect("no panic under this lock") = Some(Arc::new(status));
+        self.status.send_replace(Some(Arc::new(status)));
     }
 }

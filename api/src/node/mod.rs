@@ -27,7 +27,7 @@ use atoll_store::dot::Origin;
 use atoll_store::engine::{Engine, Options, StoreError};
 use atoll_store::entity::Image;
 use atoll_store::name::{Collection, EntityKey, Kind};
-use atoll_store::reader::{Range, Reader};
+use atoll_store::reader::{Range, Reader, Unreadable};
 
 use journal::Journal;
 
@@ -306,7 +306,7 @@ impl Node {
     ) -> Result<Vec<(EntityKey, Arc<Image>)>, ReadError> {
         let (reader, now) = (self.0.reader.clone(), self.now());
         let list = move || reader.list(&range, now, limit);
-        self.blocking(list).await?.map_err(|_| ReadError::Quarantined)
+        self.listed(self.blocking(list).await?).await
     }
 
     async fn list_slot(
@@ -317,7 +317,15 @@ impl Node {
     ) -> Result<Vec<(EntityKey, Arc<Image>)>, ReadError> {
         let (reader, now) = (self.0.reader.clone(), self.now());
         let list = move || reader.list_all(slot, after.as_ref(), now, limit);
-        self.blocking(list).await?.map_err(|_| ReadError::Quarantined)
+        self.listed(self.blocking(list).await?).await
+    }
+
+    /// What a list met damaged is read by the core, which then asks the peers for it.
+    async fn listed<T>(&self, list: Result<T, Unreadable>) -> Result<T, ReadError> {
+        if let Err(Unreadable(Some(key))) = &list {
+            self.read(key).await?;
+        }
+        list.map_err(|_| ReadError::Quarantined)
     }
 
     async fn blocking<T: Send + 'static>(

@@ -2,8 +2,9 @@
 //!
 //! | phase | does | then |
 //! |---|---|---|
+//! | resume | waits until the node knows its journals, which a start takes a moment to | the rest |
 //! | snapshot | lists what is selected, a page at a time; then `ready` | live, from before the list |
-//! | replay | what changed above a foreign cursor's clocks | live |
+//! | replay | what changed above a foreign cursor's clocks, a page of the log at a time | live |
 //! | live | reads the journal after its position; waits where there is nothing | ended, when draining |
 //!
 //! Invariants:
@@ -13,12 +14,14 @@
 //! 3. `next` may be cancelled at any await: nothing is lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use atoll_replication::core::Status;
+use atoll_store::backend::Backend;
 use atoll_store::dot::{Hlc, Origin};
 use atoll_store::entity::Image;
 use atoll_store::log::{self, Entry as LogEntry};
@@ -26,7 +29,7 @@ use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 use atoll_store::reader::Range;
 
-use super::cursor::{Cursor, Place};
+use super::cursor::Cursor;
 use super::journal::{Entry, Tail, Topic};
 use super::{Changed, Node, ReadError, Record, Selection, Start};
 
@@ -43,9 +46,27 @@ enum Phase {
         slot: u16,
         after: Option<EntityKey>,
     },
-    Replay(Cursor, BTreeMap<Origin, Hlc>),
+    Resume(Cursor),
+    Replay(Replay),
     Live,
     Ended,
+}
+
+/// A change to be told, and the position that its cursor names.
+struct Shown {
+    changed: Changed,
+    position: u64,
+}
+
+/// How far the log was read for a foreign cursor.
+struct Replay {
+    cursor: Cursor,
+    clocks: Arc<BTreeMap<Origin, Hlc>>,
+    /// The next position to read, and the last: what is later is read live.
+    from: u64,
+    end: u64,
+    /// Read since `end` was taken: later entries of the log add nothing to them.
+    seen: BTreeSet<EntityKey>,
 }
 
 /// A running subscription.
@@ -130,15 +151,15 @@ impl Subscription {
                 self.queue.push_back((Record::Progress, cursor));
             }
             Start::Snapshot => self.snapshot(),
-            Start::After(cursor) => match cursor.place() {
-                Some(place) => self.resume(cursor, place),
-                None => self.reset(),
-            },
+            Start::After(cursor) => self.phase = Phase::Resume(cursor),
         }
     }
 
-    fn resume(&mut self, cursor: Cursor, place: Place) {
-        let Some(status) = self.node.journal().cluster() else { return self.reset() };
+    fn resume(&mut self, cursor: Cursor, status: &Status) {
+        let Some(place) = cursor.place().filter(|place| !place.is_nowhere()) else {
+            return self.reset();
+        };
+        self.phase = Phase::Live;
         let own = status.starts.iter().position(|(start, _)| *start == place.start);
         let next = own.map(|at| status.starts.get(at + 1).map_or(u64::MAX, |(_, from)| *from));
         if next.is_some_and(|next| place.position < next && place.position <= self.position) {
@@ -147,27 +168,23 @@ impl Subscription {
             self.clocks = Arc::new(place.clocks);
             return;
         }
-        let clock = |origin: &Origin| place.clocks.get(origin).copied().unwrap_or_default();
-        if status.trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin)) {
+        if is_trimmed(status, &place.clocks) {
             return self.reset();
         }
-        self.phase = Phase::Replay(cursor, place.clocks);
+        let (clocks, end) = (Arc::new(place.clocks), self.node.journal().end());
+        let seen = BTreeSet::new();
+        self.phase = Phase::Replay(Replay { cursor, clocks, from: 1, end, seen });
     }
 
     /// Back to a whole snapshot.
     fn reset(&mut self) {
-        self.queue.push_back((Record::Reset, self.nowhere()));
+        self.queue.push_back((Record::Reset, Cursor::nowhere()));
         self.snapshot();
     }
 
     fn snapshot(&mut self) {
         self.position = self.node.journal().end();
         self.phase = Phase::Snapshot { slot: 0, after: None };
-    }
-
-    /// A cursor that leads to a whole snapshot.
-    fn nowhere(&self) -> Cursor {
-        Cursor::of(Origin(0), 0, &BTreeMap::new())
     }
 
     fn cursor(&mut self, position: u64) -> Cursor {
@@ -196,8 +213,12 @@ impl Subscription {
     }
 
     fn end(&mut self, code: &'static str) {
-        self.phase = Phase::Ended;
-        let cursor = self.cursor(self.position);
+        let cursor = match std::mem::replace(&mut self.phase, Phase::Ended) {
+            // Of these the subscriber does not have all yet.
+            Phase::Snapshot { .. } => Cursor::nowhere(),
+            Phase::Resume(cursor) | Phase::Replay(Replay { cursor, .. }) => cursor,
+            Phase::Live | Phase::Ended => self.cursor(self.position),
+        };
         self.queue.push_back((Record::Ended(code), cursor));
     }
 
@@ -207,10 +228,13 @@ impl Subscription {
                 let (slot, after) = (*slot, after.clone());
                 self.list(slot, after).await
             }
-            Phase::Replay(cursor, clocks) => {
-                let (cursor, clocks) = (cursor.clone(), clocks.clone());
-                self.replay(cursor, clocks).await
+            Phase::Resume(cursor) => {
+                let cursor = cursor.clone();
+                let status = self.node.journal().started().await.ok_or(ReadError::Draining)?;
+                self.resume(cursor, &status);
+                Ok(())
             }
+            Phase::Replay(_) => self.replay().await,
             Phase::Live => self.read().await,
             Phase::Ended => std::future::pending().await,
         }
@@ -235,7 +259,7 @@ impl Subscription {
             }
             Selection::All { .. } => self.list_slot(slot, after).await?,
         };
-        let nowhere = self.nowhere();
+        let nowhere = Cursor::nowhere();
         for (key, image) in page.into_iter().filter(|(key, _)| self.what.takes(key)) {
             let changed = Changed { key, image, origin_region: "".into() };
             self.queue.push_back((Record::Snapshot(changed), nowhere.clone()));
@@ -280,7 +304,8 @@ impl Subscription {
                 Ok(())
             }
             Tail::Entries(entries) => {
-                self.show(entries);
+                let shown = self.resolve(entries).await?;
+                self.show(shown);
                 self.position = reached;
                 Ok(())
             }
@@ -311,21 +336,35 @@ impl Subscription {
         }
     }
 
-    /// Queues changes, each entity's newest state once.
-    fn show(&mut self, entries: Vec<Entry>) {
+    /// Each entity once, at its last change: its state then, or a later one.
+    async fn resolve(&self, entries: Vec<Entry>) -> Result<Vec<Shown>, ReadError> {
         let last: BTreeMap<EntityKey, usize> =
             entries.iter().enumerate().map(|(at, entry)| (entry.key.clone(), at)).collect();
         let places: Vec<u64> = entries.iter().map(|entry| entry.position).collect();
+        let mut shown = Vec::with_capacity(last.len());
         for (at, entry) in entries.into_iter().enumerate() {
             if last.get(&entry.key) != Some(&at) {
                 continue;
             }
+            let image = match entry.image.upgrade() {
+                Some(image) => image,
+                None => self.node.read(&entry.key).await?,
+            };
             // Of several changes with one position, only the last has been followed by all.
             let more = places.get(at + 1) == Some(&entry.position);
-            let cursor = self.cursor(entry.position - u64::from(more));
+            let position = entry.position - u64::from(more);
             let origin_region = self.node.region_of(entry.origin);
-            let changed = Changed { key: entry.key, image: entry.image, origin_region };
-            self.told = entry.position;
+            let changed = Changed { key: entry.key, image, origin_region };
+            shown.push(Shown { changed, position });
+        }
+        Ok(shown)
+    }
+
+    /// Queues changes.
+    fn show(&mut self, shown: Vec<Shown>) {
+        for Shown { changed, position } in shown {
+            let cursor = self.cursor(position);
+            self.told = position;
             self.queue.push_back((Record::Changed(changed), cursor));
         }
     }
@@ -338,83 +377,117 @@ impl Subscription {
             .node
             .blocking(move || log::read(&*backend, from, DISK_RECORDS).unwrap_or_default())
             .await?;
-        let Some((last, _)) = page.last().cloned() else {
+        let dense = page.iter().zip(from..).all(|((position, _), next)| *position == next);
+        let (Some((last, _)), true) = (page.last().cloned(), dense) else {
+            // Trimmed, or damaged.
             self.reset();
             return Ok(());
         };
-        if page[0].0 > from {
-            self.reset();
-            return Ok(());
-        }
         let mut entries = Vec::new();
         for (position, bytes) in page {
-            for (key, origin) in keys_of(&bytes).into_iter().filter(|(key, _)| what.takes(key)) {
-                let image = self.node.read(&key).await?;
-                entries.push(Entry { position, key, image, origin });
+            let Some(keys) = keys_of(&bytes) else {
+                self.reset();
+                return Ok(());
+            };
+            for (key, origin) in keys.into_iter().filter(|(key, _)| what.takes(key)) {
+                entries.push(Entry { position, key, image: Weak::new(), origin });
             }
         }
-        self.show(entries);
+        let shown = self.resolve(entries).await?;
+        self.show(shown);
         self.position = last;
         Ok(())
     }
 
-    /// A foreign cursor: every entity changed above its clocks, at least once.
-    async fn replay(
-        &mut self,
-        cursor: Cursor,
-        clocks: BTreeMap<Origin, Hlc>,
-    ) -> Result<(), ReadError> {
-        let end = self.node.journal().end();
-        let (backend, what) = (self.node.backend(), self.what.clone());
-        let above = move || {
-            let mut found: BTreeSet<EntityKey> = BTreeSet::new();
-            let mut from = 1;
-            while let Ok(page) = log::read(&*backend, from, DISK_RECORDS) {
-                let Some((last, _)) = page.last() else { break };
-                from = last + 1;
-                for (_, bytes) in &page {
-                    found.extend(keys_above(bytes, &clocks).into_iter().filter(|k| what.takes(k)));
-                }
-            }
-            found
-        };
-        let keys = self.node.blocking(above).await?;
-        let mut images = Vec::with_capacity(keys.len());
-        for key in keys {
-            images.push((key.clone(), self.node.read(&key).await?));
+    /// A foreign cursor: every entity changed above its clocks, at least once. One page.
+    async fn replay(&mut self) -> Result<(), ReadError> {
+        let Phase::Replay(replay) = &self.phase else { return Ok(()) };
+        let (backend, from, end) = (self.node.backend(), replay.from, replay.end);
+        let clocks = replay.clocks.clone();
+        let page = self.node.blocking(move || page_above(&*backend, from, &clocks)).await?;
+        let Some((first, last, mut keys)) = page else { return Ok(self.replayed(from > end)) };
+        // The log starts where it was trimmed; later nothing may be missing.
+        if from > 1 && first > from {
+            return Ok(self.reset());
         }
+        keys.retain(|key| self.what.takes(key) && !replay.seen.contains(key));
+        let mut images = Vec::with_capacity(keys.len());
+        for key in &keys {
+            images.push((key.clone(), self.node.read(key).await?));
+        }
+        let Phase::Replay(replay) = &mut self.phase else { return Ok(()) };
         for (key, image) in images {
             let changed = Changed { key, image, origin_region: "".into() };
-            self.queue.push_back((Record::Changed(changed), cursor.clone()));
+            self.queue.push_back((Record::Changed(changed), replay.cursor.clone()));
         }
-        self.position = end;
-        self.phase = Phase::Live;
-        let cursor = self.cursor(end);
-        self.queue.push_back((Record::Progress, cursor));
+        replay.seen.extend(keys);
+        replay.from = last + 1;
+        if last >= end {
+            self.replayed(true);
+        }
         Ok(())
+    }
+
+    /// The log was read for a foreign cursor; `whole` unless some of it could not be.
+    fn replayed(&mut self, whole: bool) {
+        let Phase::Replay(replay) = &self.phase else { return };
+        let status = self.node.journal().cluster();
+        // It may have been trimmed while it was read.
+        let trimmed = status.is_none_or(|status| is_trimmed(&status, &replay.clocks));
+        if !whole || trimmed {
+            return self.reset();
+        }
+        self.position = replay.end;
+        self.phase = Phase::Live;
+        let cursor = self.cursor(self.position);
+        self.queue.push_back((Record::Progress, cursor));
     }
 }
 
-/// The entities that a log entry changed, and whose operation it was.
-fn keys_of(bytes: &bytes::Bytes) -> Vec<(EntityKey, Option<Origin>)> {
-    match LogEntry::decode(bytes) {
-        Some(LogEntry::Operation { bytes, .. }) => {
-            let Ok(operation) = Operation::decode(&bytes) else { return Vec::new() };
+/// Whether operations above the clocks are no longer in the log.
+fn is_trimmed(status: &Status, clocks: &BTreeMap<Origin, Hlc>) -> bool {
+    let clock = |origin: &Origin| clocks.get(origin).copied().unwrap_or_default();
+    status.trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin))
+}
+
+/// The first and last position of a page of the log, and the entities it changed above the
+/// clocks; `None` if there is nothing, or nothing readable.
+fn page_above(
+    backend: &dyn Backend,
+    from: u64,
+    clocks: &BTreeMap<Origin, Hlc>,
+) -> Option<(u64, u64, BTreeSet<EntityKey>)> {
+    let page = log::read(backend, from, DISK_RECORDS).ok()?;
+    let (first, last) = (page.first()?.0, page.last()?.0);
+    if page.iter().zip(first..).any(|((position, _), next)| *position != next) {
+        return None;
+    }
+    let mut keys = BTreeSet::new();
+    for (_, bytes) in &page {
+        keys.extend(keys_above(bytes, clocks)?);
+    }
+    Some((first, last, keys))
+}
+
+/// The entities that a log entry changed, and whose operation it was; `None` if it is damaged.
+fn keys_of(bytes: &bytes::Bytes) -> Option<Vec<(EntityKey, Option<Origin>)>> {
+    Some(match LogEntry::decode(bytes)? {
+        LogEntry::Operation { bytes, .. } => {
+            let operation = Operation::decode(&bytes).ok()?;
             let origin = Some(operation.dot.origin);
             operation.parts.into_iter().map(|part| (part.key, origin)).collect()
         }
-        Some(LogEntry::Merged { keys, .. }) => keys.into_iter().map(|key| (key, None)).collect(),
-        None => Vec::new(),
-    }
+        LogEntry::Merged { keys, .. } => keys.into_iter().map(|key| (key, None)).collect(),
+    })
 }
 
 /// The entities that a log entry changed, if it is above the clocks. Merged states always are.
-fn keys_above(bytes: &bytes::Bytes, clocks: &BTreeMap<Origin, Hlc>) -> Vec<EntityKey> {
-    if let Some(LogEntry::Operation { bytes, .. }) = LogEntry::decode(bytes) {
-        let Ok((dot, stamp)) = Operation::peek(&bytes) else { return Vec::new() };
+fn keys_above(bytes: &bytes::Bytes, clocks: &BTreeMap<Origin, Hlc>) -> Option<Vec<EntityKey>> {
+    if let LogEntry::Operation { bytes, .. } = LogEntry::decode(bytes)? {
+        let (dot, stamp) = Operation::peek(&bytes).ok()?;
         if stamp <= clocks.get(&dot.origin).copied().unwrap_or_default() {
-            return Vec::new();
+            return Some(Vec::new());
         }
     }
-    keys_of(bytes).into_iter().map(|(key, _)| key).collect()
+    Some(keys_of(bytes)?.into_iter().map(|(key, _)| key).collect())
 }

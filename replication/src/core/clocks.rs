@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 
 use atoll_store::command::Refusal;
-use atoll_store::dot::{Hlc, Millis, Origin};
+use atoll_store::dot::{Hlc, Millis, Origin, VersionVector};
+use atoll_store::entity::RETRY_WINDOW_MS;
+use atoll_store::shard::ShardId;
 
 use super::Core;
 use super::peer::Peer;
@@ -44,6 +46,24 @@ impl Core {
         (median > SKEW_MS).then_some(Refusal::ClockSkew { ahead_ms: median.unsigned_abs() })
     }
 
+    /// Retries are forgotten 24 h behind the clocks that all peers, connected, have closed here.
+    fn close_retries(&mut self) {
+        let whole = self.peers.values().all(|peer| {
+            let caught_up = |(shard, vector): (&ShardId, &VersionVector)| {
+                vector.iter().all(|(o, seq)| self.engine.sequence(*shard, o) >= seq)
+            };
+            peer.connected && peer.compared && peer.vectors.iter().all(caught_up)
+        });
+        if !whole || self.peers.len() < self.me.seeds.min(1) {
+            return;
+        }
+        let origins = self.peers.values().map(|peer| Some(peer.hello.as_ref()?.origin));
+        let closed = origins.map(|o| self.closed.get(&o?).copied());
+        let lowest = closed.chain([Some(self.hlc)]).map(Option::unwrap_or_default).min();
+        let millis = lowest.unwrap_or_default().millis().saturating_sub(RETRY_WINDOW_MS);
+        self.engine.close_retries(Hlc::at(millis));
+    }
+
     /// The closed clocks, this node's own too.
     pub(super) fn closed_clocks(&self) -> BTreeMap<Origin, Hlc> {
         let mut closed = self.closed.clone();
@@ -72,5 +92,6 @@ impl Core {
                 peer.closed = None;
             }
         }
+        self.close_retries();
     }
 }

@@ -48,15 +48,15 @@ impl Core {
 
     pub(super) fn repair_message(&mut self, peer: NodeId, message: Message) {
         match message {
-            Message::Sums { shard, vector, after, sums, more } => {
-                if vector == self.engine.vector(shard) {
-                    self.compare_sums(peer, shard, after, sums, more);
-                }
+            Message::Sums { shard, vector, after, sums, more }
+                if vector == self.engine.vector(shard) =>
+            {
+                self.compare_sums(peer, shard, after, sums, more);
             }
-            Message::Repair { shard, vector, state, removed } => {
-                if vector == self.engine.vector(shard) {
-                    self.repair(peer, shard, state, removed);
-                }
+            Message::Repair { shard, vector, state, removed }
+                if vector == self.engine.vector(shard) =>
+            {
+                self.repair(peer, shard, state, removed);
             }
             Message::EntityRequest { shard, key } => self.send_entity(peer, shard, key),
             Message::EntityReply { shard, vector, state } => {

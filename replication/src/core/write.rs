@@ -17,6 +17,8 @@ use super::{Core, Reply, Ticket, Written};
 
 /// How long the node that set an expiry has to remove what expired, before others do.
 const SWEEP_GRACE_MS: Millis = 10_000;
+/// Remembered retries of an entity from which on old ones are looked for.
+const FORGET_FROM: usize = 1_024;
 /// Expired entities removed in one step.
 const SWEEP_BATCH: usize = 256;
 
@@ -68,8 +70,14 @@ impl Core {
         if other {
             return Err(Refusal::KeyReused);
         }
-        if entity.keys_len() >= limit {
-            return Err(Refusal::TooManyKeys { limit: limit as u64 });
+        let held = entity.keys_len();
+        // Doubling pays for the scan; at the limit it is worth one for every refusal.
+        if held >= limit || (held >= FORGET_FROM && held.is_power_of_two()) {
+            let damaged = |_| Refusal::Quarantined;
+            let kept = self.engine.forget_retries(&change.key).map_err(damaged)?;
+            if kept >= limit {
+                return Err(Refusal::TooManyKeys { limit: limit as u64 });
+            }
         }
         Ok(false)
     }

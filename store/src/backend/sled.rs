@@ -22,6 +22,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock, statvfs};
@@ -34,6 +35,10 @@ const SEGMENT: usize = 4 * 1024 * 1024;
 /// Bytes of page cache where nothing else is known. It bounds sled's decoded pages, not the
 /// process: a million records of 100 bytes with a cache of 64 MiB took 170 to 290 MB.
 pub const CACHE_DEFAULT: u64 = 256 * 1024 * 1024;
+
+/// How long an earlier database of this process may take to let go of its directory: 5 s.
+const LOCK_TRIES: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A directory opened with sled.
 pub struct Sled {
@@ -89,6 +94,12 @@ fn lock(dir: &Path) -> Result<File, BackendError> {
     }
 }
 
+/// Whether sled's own lock is still held. Ours was just taken, so it is by the last threads of a
+/// database that this process has closed.
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("acquire lock")
+}
+
 /// Opens the database; sled panics on some kinds of damage, which counts as damage, too.
 fn open_engine(dir: &Path, cache: u64) -> Result<::sled::Db, BackendError> {
     let config = ::sled::Config::new()
@@ -100,7 +111,17 @@ fn open_engine(dir: &Path, cache: u64) -> Result<::sled::Db, BackendError> {
         let dir = dir.display();
         BackendError::Engine(format!("{dir}: the database is corrupt ({what}); replace the disk"))
     };
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+    let mut opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+    for _ in 0..LOCK_TRIES {
+        match &opened {
+            Ok(Err(::sled::Error::Io(error))) if is_locked(error) => {
+                std::thread::sleep(LOCK_PAUSE);
+                opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+            }
+            _ => break,
+        }
+    }
+    match opened {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(error @ ::sled::Error::Corruption { .. })) => Err(corrupt(&error.to_string())),
         Ok(Err(error)) => {

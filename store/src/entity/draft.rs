@@ -272,8 +272,8 @@ impl<'a> Draft<'a> {
             };
             let live = self.entity.field_live(name).filter(|((path, dot), _)| !removed(path, dot));
             types.extend(live.filter_map(|((path, _), _)| Some(path.field.as_ref()?.kind)));
-            let open = self.entity.field_epochs(name).filter(|(_, epoch)| epoch.is_open());
-            if open.filter(|(key, _)| !self.closes.contains_key(key)).next().is_some() {
+            let mut open = self.entity.field_epochs(name).filter(|(_, epoch)| epoch.is_open());
+            if open.any(|(key, _)| !self.closes.contains_key(key)) {
                 types.insert(FieldType::Counter);
             }
         }

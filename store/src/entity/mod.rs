@@ -189,6 +189,15 @@ impl Entity {
             .map(|((hash, _), _)| *hash)
     }
 
+    /// Forgets retries stamped before `moment`: no operation that could pair with them is missing.
+    pub(crate) fn forget_retries(&mut self, moment: Hlc) {
+        let gone: Vec<(RequestHash, Dot)> =
+            self.keys.iter().filter(|(_, at)| **at < moment).map(|(key, _)| *key).collect();
+        for key in gone {
+            self.keys.remove(&key);
+        }
+    }
+
     /// How many retries are remembered.
     pub fn keys_len(&self) -> usize {
         self.keys.len()

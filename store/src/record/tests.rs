@@ -1,3 +1,5 @@
+//! Tests of records: round trips, damage, garbage.
+
 use super::*;
 use crate::backend::memory::Memory;
 use proptest::prelude::*;

@@ -5,7 +5,8 @@
 //! 2. Every number is finite as an f64; its text is kept, so that integers stay exact.
 //! 3. Nesting is bounded, so that no input exhausts the stack.
 //!
-//! Left out: noncharacters, which RFC 7493 forbids and which we let pass.
+//! Left out: noncharacters, which RFC 7493 forbids and which we let pass; exactness beyond 2^53 in
+//! values, which RFC 8785 gives up (the canonical form of 9007199254740993 ends in 2).
 
 mod canonical;
 mod parse;

@@ -1,6 +1,9 @@
+//! Tests of operations: what is taken, what is refused and how.
+
 use super::*;
 use crate::http::json::parse;
 use crate::http::problem::Code;
+use proptest::prelude::*;
 
 fn ask(kind: Kind, body: &str) -> Result<Vec<Command>, Problem> {
     operations(kind, &parse(body.as_bytes(), 80)?, None, &Limits::default())
@@ -18,6 +21,39 @@ fn refused(kind: Kind, body: &str, names: &[&str]) {
         assert!(text.contains(name), "{body}: {text} does not name {name}");
     }
 }
+
+proptest! {
+    #[test]
+    fn no_body_panics(tokens in prop::collection::vec(prop::sample::select(TOKENS), 0..12)) {
+        let body = tokens.concat();
+        for kind in Kind::ALL {
+            let _ = ask(kind, &body);
+        }
+    }
+}
+
+const TOKENS: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "\"increment\":",
+    "\"add\":",
+    "\"update\":",
+    "\"remove\":",
+    "\"set\":",
+    "{\"a\":",
+    "[1]",
+    "1e300",
+    "-1",
+    "null",
+    "true",
+    "\"-9\"",
+    "{}",
+    "[]",
+];
 
 #[test]
 fn counters_take_integers_of_any_size() {

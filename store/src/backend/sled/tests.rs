@@ -1,3 +1,5 @@
+//! Tests of the sled backend on a real directory.
+
 use super::*;
 use crate::backend::memory::Memory;
 use proptest::prelude::*;
