@@ -145,7 +145,11 @@ impl World {
         let now = machine.wall(self.time);
         let node = machine.node.as_mut().expect("settled");
         let image = |key: EntityKey| Some((key.clone(), node.image(now, &key)?));
-        all_keys().into_iter().map(image).collect()
+        let images = all_keys().into_iter().map(image).collect();
+        let stepped = node.step(now, Vec::new());
+        self.ledger.note(machine.origin, &stepped);
+        machine.pending.push(machine.vectors());
+        images
     }
 
     /// The digests kept up are those that the states have.

@@ -44,8 +44,10 @@ impl World {
         let Some(node) = &mut machine.node else { return };
         let events = std::mem::take(&mut machine.events);
         let stepped = node.step(now, events);
-        node.run(now, vec![Event::Stop]);
         self.ledger.note(machine.origin, &stepped);
+        node.run(now, vec![Event::Stop]);
+        let last = node.step(now, Vec::new());
+        self.ledger.note(machine.origin, &last);
         machine.durable = machine.vectors();
         self.coverage.hit("clean stop");
         self.crash_for(at, 1_500);

@@ -1,9 +1,11 @@
 //! A machine: a disk, a clock, and at times a node that runs on them.
 
+use std::collections::BTreeMap;
+
 use atoll_replication::core::Event;
 use atoll_replication::transport::NodeId;
 use atoll_store::backend::memory::{Memory, Snapshot};
-use atoll_store::dot::{Millis, Origin};
+use atoll_store::dot::{Hlc, Millis, Origin};
 use atoll_store::engine::Options;
 
 use crate::common::{EPOCH_MS, Node};
@@ -29,6 +31,8 @@ pub struct Machine {
     pub commit_at: Option<u64>,
     pub flush_at: Option<u64>,
     pub quarantined: usize,
+    /// The closed clocks of its last status.
+    pub closed: BTreeMap<Origin, Hlc>,
     /// The peers that it was connected to, as of its last status.
     pub connected: Vec<String>,
 }

@@ -157,6 +157,7 @@ impl World {
             commit_at: None,
             flush_at: None,
             quarantined: 0,
+            closed: BTreeMap::new(),
             connected: Vec::new(),
         });
         self.start(self.machines.len() - 1);
@@ -372,6 +373,11 @@ impl World {
             if status.waiting > 0 {
                 self.coverage.hit("gap waited");
             }
+            let machine = &mut self.machines[at];
+            if machine.closed == status.closed {
+                return;
+            }
+            machine.closed = status.closed.clone();
             let closed = status.closed.iter().map(|(origin, hlc)| (*origin, hlc.0)).collect();
             let own = self.machines[at].vectors();
             let all: Vec<_> = self.machines.iter().map(Machine::vectors).collect();

@@ -118,6 +118,8 @@ pub struct Node {
     /// Steps that wait for the committer, and those that wait for its flush.
     queued: VecDeque<(Batch, Held)>,
     written: Vec<Held>,
+    /// Logged by steps whose caller did not look.
+    unseen: Vec<(ShardId, Operation, Bytes)>,
 }
 
 impl Node {
@@ -134,8 +136,9 @@ impl Node {
         let durable = engine.durable();
         let core = Core::new(identity, engine, now).bounded(bounds);
         let (memory, queued) = (memory.clone(), VecDeque::new());
-        let mut node = Node { core, memory, durable, steps: 0, queued, written: Vec::new() };
-        node.step(now, Vec::new());
+        let (written, unseen) = (Vec::new(), Vec::new());
+        let mut node = Node { core, memory, durable, steps: 0, queued, written, unseen };
+        node.unseen = node.step(now, Vec::new()).logged;
         node
     }
 
@@ -146,6 +149,8 @@ impl Node {
         self.steps += 1;
         let logged: Vec<_> =
             staged.batch.log.iter().filter_map(|(_, entry)| logged(entry)).collect();
+        self.unseen.extend(logged);
+        let logged = std::mem::take(&mut self.unseen);
         let stepped = Stepped { logged, written: replies.iter().filter_map(outcome).collect() };
         let released = Released { sends, replies, rejects, status };
         let held = Held { number: self.steps, released };
@@ -185,7 +190,7 @@ impl Node {
 
     /// A step, durable at once.
     pub fn run(&mut self, now: Millis, events: Vec<Event>) -> Released {
-        self.step(now, events);
+        self.unseen = self.step(now, events).logged;
         self.write_out();
         let mut all = Released::default();
         for released in self.flush() {
