@@ -374,11 +374,11 @@ impl Release {
             for (peer, why) in step.rejects {
                 self.transport.reject(peer, why);
             }
-            for (responder, reply) in step.replies {
-                respond(responder, reply);
-            }
             if !step.staged.changes.is_empty() {
                 self.observer.committed(&step.staged.changes);
+            }
+            for (responder, reply) in step.replies {
+                respond(responder, reply);
             }
             if let Some(status) = step.status {
                 self.observer.status(status);
