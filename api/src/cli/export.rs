@@ -5,19 +5,23 @@
 //!    be named; each entity is written once, with its newest value that the feed told.
 //! 2. The last line is written only if the snapshot was complete; an incomplete export fails.
 //!
-//! Left out: the CRDTs' inner state (`"state": null`). An import is a new write of the values:
-//! concurrent values of a multi-register become one after the other.
+//! Each record carries the CRDT itself, as `state`. An import is nevertheless a new write of the
+//! values: it takes from the state what values do not tell, the types of a map's fields.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use futures_util::future::join_all;
 use hyper::header::ACCEPT;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::output::Progress;
-use super::{Common, Failure, file};
-use crate::client::{Call, Feed};
+use super::{Common, Entity, Failure, file};
+use crate::client::{Call, Client, ClientError, Feed};
+
+/// Entities asked for at a time.
+const AT_A_TIME: usize = 64;
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
@@ -44,6 +48,8 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
     let client = common.client()?;
     let call = Call::get(path(&options));
     common.show(&client, &call.clone().header(ACCEPT, "application/x-ndjson"));
+    let reader = client.clone();
+    let mut waiting = Vec::new();
     let mut feed = Feed::new(client, call, None, false);
     let mut progress = Progress::new("exporting");
     let mut count = 0u64;
@@ -51,9 +57,11 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
         let event = feed.next().await?;
         match event.name.as_str() {
             "snapshot" => {
-                writeln!(out, "{}", record(event.entity())).map_err(Failure::of("export"))?;
-                count += 1;
-                progress.at(count, None);
+                waiting.push(record_call(event.entity())?);
+                if waiting.len() == AT_A_TIME {
+                    count += write(&mut out, &reader, std::mem::take(&mut waiting)).await?;
+                    progress.at(count, None);
+                }
             }
             "ready" => break,
             "error" | "reset" => {
@@ -66,6 +74,7 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
             _ => {}
         }
     }
+    count += write(&mut out, &reader, waiting).await?;
     out.flush().map_err(Failure::of("export"))?;
     drop(progress);
     eprintln!("exported {count} entities");
@@ -83,9 +92,25 @@ fn path(options: &Options) -> String {
     path
 }
 
-fn record(entity: &Value) -> Value {
-    json!({
-        "kind": entity["kind"], "collection": entity["collection"], "id": entity["id"],
-        "value": entity["value"], "version": entity["version"], "state": null,
-    })
+/// The request for one entity with its state.
+fn record_call(entity: &Value) -> Result<Call, Failure> {
+    let text = |name: &str| entity[name].as_str().unwrap_or_default().to_string();
+    let entity = Entity { kind: text("kind"), collection: text("collection"), id: text("id") };
+    Ok(Call::get(format!("{}?state=true", entity.path())))
+}
+
+/// Asks for entities and writes their records; those deleted meanwhile are left out.
+async fn write(out: &mut dyn Write, client: &Client, calls: Vec<Call>) -> Result<u64, Failure> {
+    let mut count = 0;
+    for answer in join_all(calls.iter().map(|call| client.call(call))).await {
+        match answer {
+            Ok(answer) => {
+                writeln!(out, "{}", answer.body).map_err(Failure::of("export"))?;
+                count += 1;
+            }
+            Err(ClientError::Refused(problem)) if problem.status == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(count)
 }

@@ -38,6 +38,10 @@ const REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
         ("id" = String, Path, description = "1-256 bytes of UTF-8, percent-encoded"),
         ("consistency" = Option<String>, Query, description = "one"),
         ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
+        ("state" = Option<bool>, Query,
+            description = "with the CRDT itself as base64, as exports carry it"),
+        ("state" = Option<bool>, Query,
+            description = "with the CRDT itself, in base64, as exports carry it"),
         ("since" = Option<String>, Query, description = "streams: the cursor to resume after"),
         ("If-None-Match" = Option<String>, Header,
             description = "answers 304 if the version is the same"),
@@ -148,8 +152,11 @@ async fn read(app: &App, parts: &Parts) -> Result<Response, Problem> {
     if form != Form::Json {
         return stream::entity(app, key, form, parts).await;
     }
+    let mut with_state = false;
     if let Some(raw) = parts.uri.query() {
-        Query::parse(Some(raw), &["consistency", "timeout"])?.check_level(READ_LEVELS)?;
+        let query = Query::parse(Some(raw), &["consistency", "timeout", "state"])?;
+        query.check_level(READ_LEVELS)?;
+        with_state = query.flag("state")?;
     }
     let image = match app.node.peek(&key) {
         Some(image) => image,
@@ -159,7 +166,10 @@ async fn read(app: &App, parts: &Parts) -> Result<Response, Problem> {
     if image.is_absent(now) {
         return Err(Problem::new(Code::NotFound, format!("there is no {key}")));
     }
-    let body = render::entity(&key, &image, now);
+    let body = match with_state {
+        true => render::with_state(&key, &image, now),
+        false => render::entity(&key, &image, now),
+    };
     let mut response = success(app, body.clone());
     if let Some(known) = parts.headers.get(header::IF_NONE_MATCH) {
         let etag = render::etag(&body);

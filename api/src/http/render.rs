@@ -9,6 +9,9 @@ use std::io::Write as _;
 use atoll_store::command::{FieldType, View};
 use atoll_store::entity::Image;
 use atoll_store::name::{EntityKey, Kind};
+use atoll_store::transfer::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::json::write_string;
@@ -24,6 +27,26 @@ pub fn entity(key: &EntityKey, image: &Image, now: u64) -> Bytes {
         write_entity(&mut out, key, image.version(), image.view(key.kind, now).as_ref());
         out.into()
     })
+}
+
+/// The body for an entity with its CRDT, postcard in base64: for exports.
+pub fn with_state(key: &EntityKey, image: &Image, now: u64) -> Bytes {
+    let view = image.view(key.kind, now);
+    let mut out = Vec::with_capacity(512);
+    write_head(&mut out, key);
+    match &view {
+        Some(view) => {
+            write_view(&mut out, view);
+            write_conflicts(&mut out, view);
+        }
+        None => out.extend_from_slice(b"null"),
+    }
+    let state = State::whole(key.clone(), image.entity());
+    let state = postcard::to_stdvec(&state).expect("a state encodes to memory");
+    let _ = write!(out, ",\"state\":\"{}\"", STANDARD.encode(state));
+    write_version(&mut out, &version_of(key.kind, image.version(), view.as_ref()));
+    out.push(b'}');
+    out.into()
 }
 
 /// The body for an entity without its value, for a client that prefers `return=minimal`.

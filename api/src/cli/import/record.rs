@@ -1,7 +1,15 @@
 //! One record of an export as operations of a batch.
 //!
-//! Left out: `state`, which would carry the CRDT itself; records hold values only.
+//! Of the `state` only the types of a map's fields are taken: values do not tell them.
+//! Concurrent values of a multi-register become one after the other.
 
+use std::collections::BTreeMap;
+
+use atoll_store::command::{FieldType, View};
+use atoll_store::name::Kind;
+use atoll_store::transfer::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Entity;
@@ -17,6 +25,7 @@ pub(super) fn operations(record: &Value) -> Result<Vec<Value>, String> {
     known(&entity.kind)?;
     let path = entity.path();
     let bodies = match &record["operation"] {
+        Value::Null if entity.kind == "maps" => vec![map(&record["value"], &types(record))?],
         Value::Null => from_value(&entity.kind, &record["value"])?,
         operation => vec![operation.clone()],
     };
@@ -37,15 +46,33 @@ fn from_value(kind: &str, value: &Value) -> Result<Vec<Value>, String> {
         }
         "flags" => vec![switch(value.as_bool().ok_or_else(wrong)?)],
         "sets" => vec![json!({"add": value.as_array().ok_or_else(wrong)?})],
-        "maps" => {
-            let fields = value.as_object().ok_or_else(wrong)?;
-            let update: Map<String, Value> =
-                fields.iter().map(|(name, value)| (name.clone(), field(value))).collect();
-            vec![json!({"update": update})]
-        }
         "documents" => vec![value.clone()],
         _ => return Err(format!("{kind} cannot be imported by value")),
     })
+}
+
+fn map(value: &Value, types: &BTreeMap<String, FieldType>) -> Result<Value, String> {
+    let fields = value.as_object().ok_or_else(|| format!("{value} is no value of maps"))?;
+    let typed = |name: &String, value: &Value| match types.get(name) {
+        Some(FieldType::Register) => json!({"set": value}),
+        Some(FieldType::Counter) => count(value).unwrap_or_else(|| field(value)),
+        _ => field(value),
+    };
+    let update: Map<String, Value> =
+        fields.iter().map(|(name, value)| (name.clone(), typed(name, value))).collect();
+    Ok(json!({"update": update}))
+}
+
+/// The types of a map's fields, as its state tells them; none without one.
+fn types(record: &Value) -> BTreeMap<String, FieldType> {
+    let bytes = record["state"].as_str().and_then(|text| STANDARD.decode(text).ok());
+    let state: Option<State> = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok());
+    match state.and_then(|state| state.into_entity().1.view(Kind::Maps)) {
+        Some(View::Map(fields)) => {
+            fields.into_iter().map(|(name, field)| (name, field.shown)).collect()
+        }
+        _ => BTreeMap::new(),
+    }
 }
 
 /// A field of unknown type. Values do not tell a counter from a register that holds a number, nor
