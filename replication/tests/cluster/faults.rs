@@ -1,7 +1,6 @@
 //! What goes wrong, and how it is put right again.
 
 use atoll_replication::core::Event;
-use atoll_replication::transport::NodeId;
 use atoll_replication::transport::memory::{Link, Timing};
 use atoll_store::backend::memory::Memory;
 
@@ -130,12 +129,11 @@ impl World {
         let alone = self.random.below(self.machines.len());
         let region = self.machines[alone].region;
         let whole = self.random.one_in(2);
-        let (left, right): (Vec<(usize, NodeId)>, Vec<(usize, NodeId)>) =
-            self.machines.iter().map(|machine| machine.id).enumerate().partition(|(at, _)| {
-                *at == alone || (whole && self.machines[*at].region == region)
-            });
-        let ids = |side: Vec<(usize, NodeId)>| side.into_iter().map(|(_, id)| id);
-        let (left, right): (Vec<_>, Vec<_>) = (ids(left).collect(), ids(right).collect());
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for (at, machine) in self.machines.iter().enumerate() {
+            let inside = at == alone || (whole && machine.region == region);
+            if inside { left.push(machine.id) } else { right.push(machine.id) }
+        }
         self.network.partition(self.time, &left, &right);
         self.coverage.hit("partition");
     }

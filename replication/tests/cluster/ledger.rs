@@ -115,14 +115,14 @@ impl Ledger {
                 self.attempts.entry(request).or_default().insert(place);
             }
         }
-        let mut own = stepped.logged.iter().filter(|(_, op, _)| op.dot.origin == origin);
+        // A delete of nothing makes no operation: the order holds for each entity only.
+        let own = stepped.logged.iter().filter(|(_, op, _)| op.dot.origin == origin);
+        let mut own: Vec<_> =
+            own.map(|(shard, op, _)| (op.parts[0].key.clone(), (*shard, op.dot))).collect();
         for (ticket, _) in stepped.written.iter().filter(|(_, replayed)| !replayed) {
             let issue = &mut self.issues[*ticket as usize];
-            let rest = own.clone();
-            match own.find(|(_, op, _)| op.parts[0].key == issue.key) {
-                Some((shard, operation, _)) => issue.dot = Some((*shard, operation.dot)),
-                // It changed nothing.
-                None => own = rest,
+            if let Some(place) = own.iter().position(|(key, _)| *key == issue.key) {
+                issue.dot = Some(own.remove(place).1);
             }
         }
     }

@@ -18,7 +18,7 @@ use coverage::Coverage;
 use world::World;
 
 /// Seeds that failed once: they always run.
-const REGRESSIONS: &[u64] = &[202, 238, 252, 286, 342, 674];
+const REGRESSIONS: &[u64] = &[20, 202, 238, 252, 286, 342, 674, 1431, 2127];
 
 /// Names the seed of a run that panics, and how to see it again.
 struct Seed(u64);
