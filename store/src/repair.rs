@@ -183,10 +183,21 @@ impl Engine {
                 live.push((key, hot.map_or(on_disk, |hot| hot.entity.sum())));
             }
         }
+        // What is met damaged here is unknown from now on, and asked for, not counted as absent.
+        let unread = live.iter().map(|(key, _)| key).filter(|key| self.is_unreadable(id, key));
+        let unread: Vec<EntityKey> = unread.cloned().collect();
         let shard = self.shards.entry(id).or_default();
+        shard.quarantined.extend(unread);
         (shard.digest, shard.present, shard.recorded) = (0, 0, (0, 0));
         live.iter().for_each(|(key, sum)| shard.account(key, 0, *sum));
         recorded.iter().for_each(|(key, sum)| shard.account_record(key, 0, *sum));
+    }
+
+    /// Whether an entity lies on disk alone, and damaged.
+    fn is_unreadable(&self, id: ShardId, key: &EntityKey) -> bool {
+        let hot = self.shards.get(&id).is_some_and(|shard| shard.hot.contains_key(key));
+        let at = entity_key(id, &key.bytes());
+        !hot && record::read(&*self.backend, &at, RecordKind::Entity).is_err()
     }
 
     /// The sum in an entity's head record; 0 if it is absent or damaged.
