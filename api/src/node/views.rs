@@ -117,10 +117,21 @@ impl Node {
                 }
             };
             if entities > 0 {
-                digests.push(digest_view(shard, digest, entities));
+                digests.push(self.digest_view(shard, digest, entities));
             }
         }
         Ok(digests)
+    }
+
+    fn digest_view(&self, shard: ShardStatus, digest: Option<u128>, entities: u64) -> ShardDigest {
+        // What compares to nothing must not look equal on two nodes.
+        let incomplete = || format!("incomplete on {}", self.id());
+        ShardDigest {
+            shard: shard.shard.to_string(),
+            digest: digest.map_or_else(incomplete, |digest| format!("{digest:032x}")),
+            entities,
+            vector: shard.vector.iter().map(|(origin, seq)| (origin.to_string(), seq)).collect(),
+        }
     }
 
     /// The digest and number of a shard's entities of one kind, and maybe collection.
@@ -144,16 +155,6 @@ impl Node {
                 _ => return Ok((sum, count)),
             }
         }
-    }
-}
-
-fn digest_view(shard: ShardStatus, digest: Option<u128>, entities: u64) -> ShardDigest {
-    ShardDigest {
-        shard: shard.shard.to_string(),
-        // What compares to nothing is equal to nothing.
-        digest: digest.map_or_else(|| "incomplete".to_owned(), |digest| format!("{digest:032x}")),
-        entities,
-        vector: shard.vector.iter().map(|(origin, seq)| (origin.to_string(), seq)).collect(),
     }
 }
 
