@@ -4,6 +4,7 @@
 
 mod cursor;
 mod journal;
+mod replay;
 mod subscription;
 pub mod testing;
 mod views;

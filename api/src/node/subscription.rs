@@ -20,23 +20,19 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use atoll_replication::core::Status;
-use atoll_store::backend::Backend;
 use atoll_store::dot::{Hlc, Origin};
 use atoll_store::entity::Image;
-use atoll_store::log::{self, Entry as LogEntry};
+use atoll_store::log;
 use atoll_store::name::EntityKey;
-use atoll_store::operation::Operation;
 use atoll_store::reader::Range;
 
 use super::cursor::Cursor;
 use super::journal::{Entry, Tail, Topic};
+use super::replay::{DISK_RECORDS, is_trimmed, keys_of, page_above};
 use super::{Changed, Node, ReadError, Record, Selection, Start};
 
 /// Entities listed in one step of a snapshot, changes read in one step of the journal.
 const PAGE: usize = 256;
-/// Log records read in one step behind memory's reach.
-const DISK_RECORDS: usize = 32;
 /// A subscriber whom nothing concerned for this long is told how far the journal has moved.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 
@@ -452,58 +448,4 @@ impl Subscription {
         let cursor = self.cursor(self.position);
         self.queue.push_back((Record::Progress, cursor));
     }
-}
-
-/// Whether operations above the clocks are no longer in the log.
-fn is_trimmed(status: &Status, clocks: &BTreeMap<Origin, Hlc>) -> bool {
-    let clock = |origin: &Origin| clocks.get(origin).copied().unwrap_or_default();
-    status.trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin))
-}
-
-/// Entities, and whose operation changed each last.
-type Keys = BTreeMap<EntityKey, Option<Origin>>;
-
-/// The first and last position of a page of the log, and the entities it changed above the
-/// clocks; `None` if there is nothing, or nothing readable.
-fn page_above(
-    backend: &dyn Backend,
-    from: u64,
-    clocks: &BTreeMap<Origin, Hlc>,
-) -> Option<(u64, u64, Keys)> {
-    let page = log::read(backend, from, DISK_RECORDS).ok()?;
-    let (first, last) = (page.first()?.0, page.last()?.0);
-    if page.iter().zip(first..).any(|((position, _), next)| *position != next) {
-        return None;
-    }
-    let mut keys = Keys::new();
-    for (_, bytes) in &page {
-        keys.extend(keys_above(bytes, clocks)?);
-    }
-    Some((first, last, keys))
-}
-
-/// The entities that a log entry changed, and whose operation it was; `None` if it is damaged.
-fn keys_of(bytes: &bytes::Bytes) -> Option<Vec<(EntityKey, Option<Origin>)>> {
-    Some(match LogEntry::decode(bytes)? {
-        LogEntry::Operation { bytes, .. } => {
-            let operation = Operation::decode(&bytes).ok()?;
-            let origin = Some(operation.dot.origin);
-            operation.parts.into_iter().map(|part| (part.key, origin)).collect()
-        }
-        LogEntry::Merged { keys, .. } => keys.into_iter().map(|key| (key, None)).collect(),
-    })
-}
-
-/// The entities that a log entry changed, if it is above the clocks. Merged states always are.
-fn keys_above(
-    bytes: &bytes::Bytes,
-    clocks: &BTreeMap<Origin, Hlc>,
-) -> Option<Vec<(EntityKey, Option<Origin>)>> {
-    if let LogEntry::Operation { bytes, .. } = LogEntry::decode(bytes)? {
-        let (dot, stamp) = Operation::peek(&bytes).ok()?;
-        if stamp <= clocks.get(&dot.origin).copied().unwrap_or_default() {
-            return Some(Vec::new());
-        }
-    }
-    keys_of(bytes)
 }
