@@ -13,11 +13,23 @@ use tokio::process::Command;
 /// Method, path with query, body of each request.
 type Seen = Arc<Mutex<Vec<(String, String, Value)>>>;
 
-const RECORDS: &str = r#"{"event":"snapshot","cursor":"c1","data":{"data":{"kind":"counters","collection":"likes","id":"a/b","value":7,"version":"v1","origin_region":"eu"}}}
-{"event":"change","cursor":"c2","data":{"data":{"kind":"sets","collection":"tags","id":"late","value":[],"version":"v3"}}}
-{"event":"ready","cursor":"c3","data":null}
-{"event":"progress","cursor":"c4","data":null}
-"#;
+/// A change feed: a snapshot of one entity, a change, the end of the snapshot.
+fn records() -> String {
+    let counter = json!({"kind": "counters", "collection": "likes", "id": "a/b", "value": 7,
+        "version": "v1", "origin_region": "eu"});
+    let set = json!({"kind": "sets", "collection": "tags", "id": "late", "value": [],
+        "version": "v3"});
+    let record = |event: &str, cursor: &str, data: Value| {
+        format!("{}\n", json!({"event": event, "cursor": cursor, "data": data}))
+    };
+    [
+        record("snapshot", "c1", json!({"data": counter})),
+        record("change", "c2", json!({"data": set})),
+        record("ready", "c3", Value::Null),
+        record("progress", "c4", Value::Null),
+    ]
+    .concat()
+}
 
 async fn answer(State((seen, digest)): State<(Seen, String)>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
@@ -37,7 +49,7 @@ async fn answer(State((seen, digest)): State<(Seen, String)>, request: Request) 
         return (StatusCode::NOT_IMPLEMENTED, "{\"code\":\"not-implemented\"}").into_response();
     }
     if path.starts_with("/v1/changes") {
-        return RECORDS.into_response();
+        return records().into_response();
     }
     if path.starts_with("/v1/cluster/digest") {
         return json!({"shards": {"0/1": digest}}).to_string().into_response();

@@ -1,6 +1,7 @@
 //! Records of entities and shards: how a checkpoint is written and read.
 //!
-//! Keys, all big-endian: `s` shard, and `t` its copy; `e` shard, entity; `p` shard, entity, 0, piece number;
+//! Keys, all big-endian: `s` shard, and `t` its copy; `e` shard, entity; `p` shard, entity, 0,
+//! piece number;
 //! `x` time, entity (the expiry index); `m` for what concerns the directory.
 //!
 //! Invariants:

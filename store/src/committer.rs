@@ -1,7 +1,7 @@
 //! The one committer: batches of all shards go to disk together, and what waits for them is let go.
 //!
 //! ```text
-//! submit ─ bounded channel ─> take all that queued up ─> one commit ─> one flush ─> release, in order
+//! submit ─ bounded channel ─> take all that queued up ─> one commit ─> one flush ─> release
 //! ```
 //!
 //! Invariants:

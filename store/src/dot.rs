@@ -1,7 +1,7 @@
 //! Who said what, and what a copy has seen: origins, dots, version vectors, hybrid time.
 //!
 //! Invariants:
-//! 1. Sequences of an origin in a shard are dense from 1; a vector holds the highest contiguous one.
+//! 1. Sequences of an origin in a shard are dense from 1; a vector holds the highest contiguous.
 //! 2. A dot is never used twice: an origin lives as long as one start of a node.
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //! ```text
 //! record   format version u8 · kind u8 · body · checksum u32 LE
 //! body     the value itself, at most 32 KiB; or, where the kind has its top bit (0x80) set,
-//!          the head of a value in pieces: length u64 LE · pieces u16 LE · CRC-32 of the value u32 LE
+//!          the head of a value in pieces: length u64 LE · pieces u16 LE · CRC-32 of it u32 LE
 //! piece    a record of kind `Piece` under: key of the head · FF FF · number u16 BE
 //! checksum CRC-32 (IEEE) over: length of the key u32 LE · key · version · kind · body
 //! ```

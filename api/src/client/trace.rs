@@ -42,7 +42,11 @@ mod tests {
         let call = Call::post("/v1/sets/a/b?ttl=1", json!({"add": ["it's"]}));
         assert_eq!(
             curl("http://127.0.0.1:7401", &call),
-            r#"curl -sS -X POST -H 'content-type: application/json' -d '{"add":["it'\''s"]}' 'http://127.0.0.1:7401/v1/sets/a/b?ttl=1'"#
+            concat!(
+                "curl -sS -X POST -H 'content-type: application/json' ",
+                r#"-d '{"add":["it'\''s"]}' "#,
+                "'http://127.0.0.1:7401/v1/sets/a/b?ttl=1'"
+            )
         );
     }
 }

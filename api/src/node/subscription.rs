@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use atoll_replication::core::Status;
 use atoll_store::dot::{Hlc, Origin};
 use atoll_store::entity::Image;
 use atoll_store::log;
