@@ -118,8 +118,14 @@ mod tests {
 
     #[test]
     fn values_become_operations() {
-        let record = |kind: &str, value: Value| json!({"kind": kind, "collection": "c", "id": "a/b", "value": value});
-        let post = |kind: &str, body: Value| json!([{"method": "POST", "path": format!("/v1/{kind}/c/a%2Fb"), "body": body}]);
+        let record = |kind: &str, value: Value| {
+            let (collection, id) = ("c", "a/b");
+            json!({"kind": kind, "collection": collection, "id": id, "value": value})
+        };
+        let post = |kind: &str, body: Value| {
+            let path = format!("/v1/{kind}/c/a%2Fb");
+            json!([{"method": "POST", "path": path, "body": body}])
+        };
         let same =
             |kind: &str, value: Value, body: Value| check(record(kind, value), post(kind, body));
         same("counters", json!(7), json!({"increment": 7}));
