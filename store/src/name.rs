@@ -137,7 +137,8 @@ impl<'de> Deserialize<'de> for EntityId {
 }
 
 /// The full name of an entity.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(from = "Parts")]
 pub struct EntityKey {
     /// Its kind.
     pub kind: Kind,
@@ -145,13 +146,45 @@ pub struct EntityKey {
     pub collection: Collection,
     /// Its id.
     pub id: EntityId,
+    /// Hash of the three, made once: a write asks for the slot several times.
+    hash: u64,
+}
+
+/// What of a name is written down.
+#[derive(Deserialize)]
+struct Parts {
+    kind: Kind,
+    collection: Collection,
+    id: EntityId,
+}
+
+impl From<Parts> for EntityKey {
+    fn from(parts: Parts) -> EntityKey {
+        EntityKey::new(parts.kind, parts.collection, parts.id)
+    }
+}
+
+impl Serialize for EntityKey {
+    fn serialize<S: serde::Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        (self.kind, &self.collection, &self.id).serialize(output)
+    }
 }
 
 impl EntityKey {
+    /// The name of these parts.
+    pub fn new(kind: Kind, collection: Collection, id: EntityId) -> EntityKey {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[kind as u8]).update(collection.0.as_bytes());
+        hasher.update(&[0]).update(id.0.as_bytes());
+        let hash = hasher.finalize();
+        let head = hash.as_bytes().first_chunk::<8>().expect("a hash has 32 bytes");
+        EntityKey { kind, collection, id, hash: u64::from_be_bytes(*head) }
+    }
+
     /// Parses the three parts.
     pub fn parse(kind: Kind, collection: &str, id: &str) -> Result<EntityKey, NameError> {
         let collection = Collection::parse(collection)?;
-        Ok(EntityKey { kind, collection, id: EntityId::parse(id)? })
+        Ok(EntityKey::new(kind, collection, EntityId::parse(id)?))
     }
 
     /// The key's bytes: kind, collection, a zero byte, id. Their order is the order of keys.
@@ -176,9 +209,7 @@ impl EntityKey {
 
     /// The hash slot of the entity among `slots`.
     pub fn slot(&self, slots: u16) -> u16 {
-        let hash = blake3::hash(&self.bytes());
-        let head = hash.as_bytes().first_chunk::<8>().expect("a hash has 32 bytes");
-        (u64::from_be_bytes(*head) % u64::from(slots)) as u16
+        (self.hash % u64::from(slots)) as u16
     }
 }
 

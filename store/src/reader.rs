@@ -135,7 +135,7 @@ impl Reader {
         let (start, inclusive) = range.start();
         let id = if start.is_empty() { "\0" } else { start };
         let Ok(id) = EntityId::parse(id) else { return Ok(Vec::new()) };
-        let key = EntityKey { kind: range.kind, collection: range.collection.clone(), id };
+        let key = EntityKey::new(range.kind, range.collection.clone(), id);
         let from = if inclusive { Bound::Included(key) } else { Bound::Excluded(key) };
         self.merge_slot(slot, from, |key| range.contains(key), now, limit)
     }
