@@ -121,7 +121,7 @@ impl Hot {
 
     /// About how many bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        512 + 160 * self.entity.weight()
+        512 + 160 * self.entity.weight() + self.entity.bytes()
     }
 }
 

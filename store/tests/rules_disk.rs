@@ -406,3 +406,23 @@ fn r11_expiry_survives_checkpoints_restarts_and_eviction() {
     assert_eq!(node.engine.expired(13_000, 9), [keys[2].clone()]);
     assert_eq!(node.engine.next_expiry(), Some(12_000));
 }
+
+/// Rounds of housekeeping, enough for the eviction hand to pass twice.
+fn keep_house(node: &mut Node) {
+    node.checkpoint();
+    for _ in 0..4 {
+        node.engine.maintain(|_, _| false);
+        node.commit();
+    }
+}
+
+#[test]
+fn the_cache_is_bounded_by_the_size_of_values() {
+    let small = Options { cache_bytes: 64 << 10, ..options() };
+    let mut node = Node::on(&Memory::new(), small, 1);
+    let keys: Vec<_> = (0..16).map(|id| key(Kind::Registers, &id.to_string())).collect();
+    keys.iter().for_each(|key| drop(node.write(key, set(&"x".repeat(32 << 10)))));
+    keep_house(&mut node);
+    let hot = keys.iter().filter(|key| node.reader.peek(key).is_some()).count();
+    assert!(hot <= 2, "{hot} values of 32 KiB stay in a cache of 64 KiB");
+}
