@@ -5,7 +5,7 @@ mod common;
 
 use atoll_store::backend::memory::Memory;
 use atoll_store::command::{Change, Command, RequestHash, View};
-use atoll_store::dot::{Millis, Origin};
+use atoll_store::dot::{Hlc, Millis, Origin};
 use atoll_store::engine::{Options, Readiness};
 use atoll_store::entity::RETRY_WINDOW_MS;
 use atoll_store::log::Trimmed;
@@ -425,4 +425,19 @@ fn the_cache_is_bounded_by_the_size_of_values() {
     keep_house(&mut node);
     let hot = keys.iter().filter(|key| node.reader.peek(key).is_some()).count();
     assert!(hot <= 2, "{hot} values of 32 KiB stay in a cache of 64 KiB");
+}
+
+#[test]
+fn r10_forgotten_retries_take_no_room_in_the_cache() {
+    let small = Options { cache_bytes: 64 << 10, ..options() };
+    let mut node = Node::on(&Memory::new(), small, 1);
+    let (tags, other) = (key(Kind::Sets, "tags"), key(Kind::Sets, "other"));
+    for hash in 0..500 {
+        write_keyed(&mut node, 1_000_000, keyed(&tags, add(&["x"]), hash));
+    }
+    node.write(&other, add(&["y"]));
+    node.engine.close_retries(Hlc::at(2_000_000));
+    assert_eq!(node.engine.forget_retries(&tags), Ok(0));
+    keep_house(&mut node);
+    assert!(node.reader.peek(&tags).is_some() && node.reader.peek(&other).is_some());
 }
