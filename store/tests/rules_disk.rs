@@ -263,8 +263,8 @@ fn r8_equal_vectors_with_unequal_content_are_repaired() {
     atoll_store::backend::Backend::flush(&memory).unwrap();
     let mut two = Node::on(&memory, options(), 5);
     assert_eq!(two.vector(), one.vector());
-    let sums = |node: &Node| node.engine.sums(SHARD, None, 99).unwrap().0;
-    let (here, there) = (sums(&one), sums(&two));
+    let sums = |node: &mut Node| node.engine.sums(SHARD, None, 99).unwrap().0;
+    let (here, there) = (sums(&mut one), sums(&mut two));
     let unequal: Vec<_> = here.iter().filter(|pair| !there.contains(pair)).collect();
     assert_eq!(unequal.iter().map(|(key, _)| key).collect::<Vec<_>>(), [b]);
     repair(&mut one, &mut two, b);
@@ -440,4 +440,11 @@ fn r10_forgotten_retries_take_no_room_in_the_cache() {
     assert_eq!(node.engine.forget_retries(&tags), Ok(0));
     keep_house(&mut node);
     assert!(node.reader.peek(&tags).is_some() && node.reader.peek(&other).is_some());
+}
+
+#[test]
+fn r8_damage_met_by_a_comparison_is_quarantined() {
+    let (_one, mut two, keys, _) = damaged(flip_b);
+    assert!(two.engine.sums(SHARD, None, 100).is_err());
+    assert_eq!(two.engine.quarantined(), [(SHARD, keys[1].clone())], "or nobody asks for it");
 }
