@@ -448,3 +448,20 @@ fn r8_damage_met_by_a_comparison_is_quarantined() {
     assert!(two.engine.sums(SHARD, None, 100).is_err());
     assert_eq!(two.engine.quarantined(), [(SHARD, keys[1].clone())], "or nobody asks for it");
 }
+
+#[test]
+fn r7_a_trimmed_merge_tells_what_it_brought() {
+    let (mut one, mut two) = (Node::new(1), Node::on(&Memory::new(), narrow(), 2));
+    let (likes, other) = (key(Kind::Counters, "likes"), key(Kind::Counters, "other"));
+    one.write(&likes, count(1));
+    let brought = one.stamp();
+    two.merge_from(&mut one, 1 << 20);
+    for _ in 0..4 {
+        two.at(2_000_000).write(&other, count(1));
+        two.checkpoint();
+        two.engine.maintain(|_, _| true);
+        two.commit();
+    }
+    // Who resumes below it must start anew: the log no longer tells what the merge changed.
+    assert!(two.engine.trimmed().get(&Origin(1)).is_some_and(|stamp| *stamp >= brought));
+}
