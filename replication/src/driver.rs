@@ -335,13 +335,18 @@ impl Driver {
 
     fn look_at_space(&mut self, events: &mut Vec<Event>) {
         let now = self.clock.now();
-        if now >= self.next_space {
+        if is_due(now, self.next_space) {
             self.next_space = now + SPACE_EVERY_MS;
             if let Ok(Some(free)) = self.backend.free_space() {
                 events.push(Event::Space { free, reserve: self.reserve });
             }
         }
     }
+}
+
+/// Whether the disk is to be looked at: also after the clock was set back behind the last look.
+fn is_due(now: Millis, next: Millis) -> bool {
+    now >= next || next - now > SPACE_EVERY_MS
 }
 
 fn event_of(arrival: Arrival) -> Event {
@@ -397,5 +402,16 @@ fn respond(responder: Responder, reply: Reply) {
         (Responder::Load(to), Reply::Loaded(image)) => drop(to.send(image)),
         (Responder::Digests(to), Reply::Digests(digests)) => drop(to.send(digests)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_set_back_does_not_hide_a_full_disk() {
+        assert!(is_due(10_000, 10_000) && is_due(1_000, 10_000));
+        assert!(!is_due(9_999, 10_000));
     }
 }

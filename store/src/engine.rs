@@ -283,11 +283,13 @@ impl Engine {
     pub fn forget_retries(&mut self, key: &EntityKey) -> Result<usize, Quarantined> {
         let (id, moment) = (self.shard_of(key), self.forget_before);
         let hot = self.hot(id, key)?;
-        let before = hot.entity.keys_len();
+        let (before, bytes) = (hot.entity.keys_len(), hot.bytes());
         hot.entity.forget_retries(moment);
         let after = hot.entity.keys_len();
         if after < before {
             hot.mark(None);
+            let kept = hot.bytes();
+            self.hot_bytes = self.hot_bytes + kept - bytes;
             let shard = self.shards.entry(id).or_default();
             shard.dirty.insert(key.clone());
         }

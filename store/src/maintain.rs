@@ -5,6 +5,8 @@
 //!    has it or the hard bound is passed; while an entity is damaged, the bound does not count.
 //! 2. Only what is clean and durable is evicted.
 
+use bytes::Bytes;
+
 use crate::committer::{log_key, log_position, unpack};
 use crate::dot::Dot;
 use crate::engine::Engine;
@@ -90,6 +92,20 @@ impl Engine {
         true
     }
 
+    /// A merge may stand for operations of any origin of its shard, which never were in this log.
+    /// Their stamps are not known, but none is above what was stamped or closed since.
+    fn forget_merges(&mut self, entries: &[(u64, Bytes)]) {
+        for (_, entry) in entries {
+            let Some(Entry::Merged { shard, .. }) = Entry::decode(entry) else { continue };
+            let stamp = self.stamp();
+            for (origin, _) in self.vector(shard).iter() {
+                let closed = self.closed.get(&origin).copied().unwrap_or_default();
+                let highest = self.log.trimmed.entry(origin).or_default();
+                *highest = (*highest).max(stamp).max(closed);
+            }
+        }
+    }
+
     /// Answers whether there is more to trim at the next step.
     fn trim(&mut self, everywhere: impl Fn(ShardId, Dot) -> bool) -> bool {
         if self.log.bytes <= self.options.log_soft_bytes {
@@ -126,6 +142,7 @@ impl Engine {
                 &mut self.staged.batch.writes,
             );
             self.log.forget(&entries);
+            self.forget_merges(&entries);
             self.trim_from = next;
             trimmed += 1;
         }

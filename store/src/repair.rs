@@ -25,9 +25,10 @@ use crate::transfer::PAGE;
 const DAMAGED_PARTS: u16 = 64;
 
 impl Engine {
-    /// (key, sum) of up to `limit` present entities after `after`: to find what differs.
+    /// (key, sum) of up to `limit` present entities after `after`: to find what differs. What is
+    /// met damaged is quarantined, and so replaced before the shard is compared again.
     pub fn sums(
-        &self,
+        &mut self,
         id: ShardId,
         after: Option<&EntityKey>,
         limit: usize,
@@ -40,10 +41,11 @@ impl Engine {
             let sum = match hot {
                 Some(hot) => hot.entity.sum(),
                 None => {
-                    let at = entity_key(id, &key.bytes());
-                    let found = record::read(&*self.backend, &at, RecordKind::Entity);
-                    let body = found.map_err(|_| Quarantined)?;
-                    body.and_then(|(body, _)| summary(&body)).map_or(0, |(sum, _)| sum)
+                    let Some(sum) = self.sum_on_disk(id, &key) else {
+                        self.shards.entry(id).or_default().quarantined.insert(key);
+                        return Err(Quarantined);
+                    };
+                    sum
                 }
             };
             sums.push((key, sum));

@@ -121,7 +121,7 @@ impl Hot {
 
     /// About how many bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        512 + 160 * self.entity.weight()
+        512 + 160 * self.entity.weight() + self.entity.bytes()
     }
 }
 
@@ -170,22 +170,19 @@ impl Shard {
         }
     }
 
-    /// Drops the own contexts that the vector has caught up with. Records keep theirs, which says
-    /// nothing any more: it is dropped when they are loaded.
+    /// Drops the own contexts once the vector has caught up with all of them: until then nothing
+    /// compares anyway, and a look at each would cost every operation. Records keep theirs, which
+    /// says nothing any more: it is dropped when they are loaded.
     pub(crate) fn catch_up(&mut self) {
-        if self.vector.contains(&self.beyond) {
-            self.beyond = VersionVector::default();
+        if self.beyond.is_empty() || !self.vector.contains(&self.beyond) {
+            return;
         }
-        let vector = &self.vector;
-        let hot = &mut self.hot;
-        self.ahead.retain(|key| {
-            let Some(hot) = hot.get_mut(key) else { return false };
-            let waits = hot.entity.ahead().is_some_and(|context| !vector.contains(context));
-            if !waits {
+        self.beyond = VersionVector::default();
+        for key in std::mem::take(&mut self.ahead) {
+            if let Some(hot) = self.hot.get_mut(&key) {
                 hot.entity.set_ahead(None);
             }
-            waits
-        });
+        }
     }
 }
 

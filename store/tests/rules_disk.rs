@@ -5,7 +5,7 @@ mod common;
 
 use atoll_store::backend::memory::Memory;
 use atoll_store::command::{Change, Command, RequestHash, View};
-use atoll_store::dot::{Millis, Origin};
+use atoll_store::dot::{Hlc, Millis, Origin};
 use atoll_store::engine::{Options, Readiness};
 use atoll_store::entity::RETRY_WINDOW_MS;
 use atoll_store::log::Trimmed;
@@ -263,8 +263,8 @@ fn r8_equal_vectors_with_unequal_content_are_repaired() {
     atoll_store::backend::Backend::flush(&memory).unwrap();
     let mut two = Node::on(&memory, options(), 5);
     assert_eq!(two.vector(), one.vector());
-    let sums = |node: &Node| node.engine.sums(SHARD, None, 99).unwrap().0;
-    let (here, there) = (sums(&one), sums(&two));
+    let sums = |node: &mut Node| node.engine.sums(SHARD, None, 99).unwrap().0;
+    let (here, there) = (sums(&mut one), sums(&mut two));
     let unequal: Vec<_> = here.iter().filter(|pair| !there.contains(pair)).collect();
     assert_eq!(unequal.iter().map(|(key, _)| key).collect::<Vec<_>>(), [b]);
     repair(&mut one, &mut two, b);
@@ -405,4 +405,63 @@ fn r11_expiry_survives_checkpoints_restarts_and_eviction() {
     let node = node.restart(3);
     assert_eq!(node.engine.expired(13_000, 9), [keys[2].clone()]);
     assert_eq!(node.engine.next_expiry(), Some(12_000));
+}
+
+/// Rounds of housekeeping, enough for the eviction hand to pass twice.
+fn keep_house(node: &mut Node) {
+    node.checkpoint();
+    for _ in 0..4 {
+        node.engine.maintain(|_, _| false);
+        node.commit();
+    }
+}
+
+#[test]
+fn the_cache_is_bounded_by_the_size_of_values() {
+    let small = Options { cache_bytes: 64 << 10, ..options() };
+    let mut node = Node::on(&Memory::new(), small, 1);
+    let keys: Vec<_> = (0..16).map(|id| key(Kind::Registers, &id.to_string())).collect();
+    keys.iter().for_each(|key| drop(node.write(key, set(&"x".repeat(32 << 10)))));
+    keep_house(&mut node);
+    let hot = keys.iter().filter(|key| node.reader.peek(key).is_some()).count();
+    assert!(hot <= 2, "{hot} values of 32 KiB stay in a cache of 64 KiB");
+}
+
+#[test]
+fn r10_forgotten_retries_take_no_room_in_the_cache() {
+    let small = Options { cache_bytes: 64 << 10, ..options() };
+    let mut node = Node::on(&Memory::new(), small, 1);
+    let (tags, other) = (key(Kind::Sets, "tags"), key(Kind::Sets, "other"));
+    for hash in 0..500 {
+        write_keyed(&mut node, 1_000_000, keyed(&tags, add(&["x"]), hash));
+    }
+    node.write(&other, add(&["y"]));
+    node.engine.close_retries(Hlc::at(2_000_000));
+    assert_eq!(node.engine.forget_retries(&tags), Ok(0));
+    keep_house(&mut node);
+    assert!(node.reader.peek(&tags).is_some() && node.reader.peek(&other).is_some());
+}
+
+#[test]
+fn r8_damage_met_by_a_comparison_is_quarantined() {
+    let (_one, mut two, keys, _) = damaged(flip_b);
+    assert!(two.engine.sums(SHARD, None, 100).is_err());
+    assert_eq!(two.engine.quarantined(), [(SHARD, keys[1].clone())], "or nobody asks for it");
+}
+
+#[test]
+fn r7_a_trimmed_merge_tells_what_it_brought() {
+    let (mut one, mut two) = (Node::new(1), Node::on(&Memory::new(), narrow(), 2));
+    let (likes, other) = (key(Kind::Counters, "likes"), key(Kind::Counters, "other"));
+    one.write(&likes, count(1));
+    let brought = one.stamp();
+    two.merge_from(&mut one, 1 << 20);
+    for _ in 0..4 {
+        two.at(2_000_000).write(&other, count(1));
+        two.checkpoint();
+        two.engine.maintain(|_, _| true);
+        two.commit();
+    }
+    // Who resumes below it must start anew: the log no longer tells what the merge changed.
+    assert!(two.engine.trimmed().get(&Origin(1)).is_some_and(|stamp| *stamp >= brought));
 }

@@ -194,24 +194,24 @@ impl Core {
         self.engine.apply(shard, operation, bytes);
     }
 
-    /// Applies what waited for operations that have come.
+    /// Applies what waited for operations that have come. Only the first of an origin can be
+    /// next: a look costs by the origins that wait, not by the operations.
     pub(super) fn drain_waiting(&mut self, shard: ShardId) {
         let Some(mut waiting) = self.waiting.remove(&shard) else { return };
         loop {
-            let before = waiting.len();
-            let mut rest = BTreeMap::new();
-            for (dot, (operation, bytes)) in waiting {
-                match self.engine.readiness(shard, &operation) {
-                    Readiness::Waits(_) => {
-                        rest.insert(dot, (operation, bytes));
-                        continue;
-                    }
-                    Readiness::Ready => self.apply(shard, &operation, bytes.clone()),
-                    Readiness::Seen => {}
+            let (before, mut from) = (waiting.len(), Dot::MIN);
+            while let Some((dot, (operation, _))) = waiting.range(from..).next() {
+                let (dot, readiness) = (*dot, self.engine.readiness(shard, operation));
+                if let Readiness::Waits(_) = readiness {
+                    from = Dot { sequence: u64::MAX, ..dot };
+                    continue;
                 }
+                let Some((operation, bytes)) = waiting.remove(&dot) else { break };
                 self.waiting_bytes -= bytes.len() + 256;
+                if readiness == Readiness::Ready {
+                    self.apply(shard, &operation, bytes);
+                }
             }
-            waiting = rest;
             if waiting.is_empty() || waiting.len() == before {
                 break;
             }

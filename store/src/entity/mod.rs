@@ -56,6 +56,7 @@ pub struct Entity {
     epochs: OrdMap<EpochKey, Epoch>,
     keys: OrdMap<(RequestHash, Dot), Hlc>,
     sum: u128,
+    bytes: usize,
     ahead: Option<Arc<VersionVector>>,
 }
 
@@ -116,6 +117,11 @@ impl Entity {
     /// How many items it holds: a measure of its memory.
     pub fn weight(&self) -> usize {
         self.live.len() + self.epochs.len() + self.keys.len()
+    }
+
+    /// Bytes of the values in it, of whatever size each may be.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Applies an operation's part. The caller has checked order and named dots (R2).
@@ -205,7 +211,9 @@ impl Entity {
 
     fn insert(&mut self, path: Path, dot: Dot, payload: Payload) {
         let hash = payload_hash(&path, dot, &payload);
+        self.bytes += value_bytes(&path, &payload);
         if let Some(old) = self.live.insert((path.clone(), dot), payload) {
+            self.bytes -= value_bytes(&path, &old);
             self.sum = self.sum.wrapping_sub(payload_hash(&path, dot, &old));
         }
         self.sum = self.sum.wrapping_add(hash);
@@ -213,6 +221,7 @@ impl Entity {
 
     fn remove(&mut self, path: &Path, dot: Dot) {
         if let Some(old) = self.live.remove(&(path.clone(), dot)) {
+            self.bytes -= value_bytes(path, &old);
             self.sum = self.sum.wrapping_sub(payload_hash(path, dot, &old));
         }
     }
@@ -287,6 +296,14 @@ impl Entity {
 /// Whether two stamps are near enough for their operations to be one request (R10).
 fn paired(one: Hlc, other: Hlc) -> bool {
     one.millis().abs_diff(other.millis()) <= RETRY_WINDOW_MS
+}
+
+/// Bytes of a payload that are as long as a client made them.
+fn value_bytes(path: &Path, payload: &Payload) -> usize {
+    let name = path.field.as_ref().map_or(0, |field| field.name.len());
+    let member = if let Leaf::Member(member) = &path.leaf { member.len() } else { 0 };
+    let value = if let Payload::Value { value, .. } = payload { value.len() } else { 0 };
+    name + member + value
 }
 
 fn hash128(value: &impl Serialize) -> u128 {
