@@ -9,7 +9,8 @@
 //!
 //! Left out: who asks and who is told; which is replication's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,11 +22,11 @@ use crate::command::{Change, Refusal};
 use crate::committer::Batch;
 use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use crate::entity::{Draft, Entity, Image, Limits, touched};
-use crate::log::{Entry, Log, Trimmed};
+use crate::log::{self, Log, Trimmed};
 use crate::name::EntityKey;
 use crate::operation::{Effect, Operation};
 use crate::record::{self, RecordError, RecordKind};
-use crate::shard::{Hot, Shard, ShardId};
+use crate::shard::{Dirty, Hot, Shard, ShardId};
 
 /// How a store is kept.
 #[derive(Clone, Copy, Debug)]
@@ -252,25 +253,26 @@ impl Engine {
         if shard.quarantined.contains(key) {
             return Err(Quarantined);
         }
-        if !shard.hot.contains_key(key) {
-            match checkpoint::load(&*self.backend, id, key) {
-                Ok(mut hot) => {
-                    self.hot_bytes += hot.bytes();
-                    if hot.entity.ahead().is_some_and(|ahead| !shard.vector.contains(ahead)) {
-                        shard.ahead.insert(key.clone());
-                    } else {
-                        hot.entity.set_ahead(None);
-                    }
-                    shard.hot.insert(key.clone(), hot);
+        let place = match shard.hot.entry(key.clone()) {
+            Entry::Occupied(hot) => return Ok(hot.into_mut()),
+            Entry::Vacant(place) => place,
+        };
+        match checkpoint::load(&*self.backend, id, key) {
+            Ok(mut hot) => {
+                self.hot_bytes += hot.bytes();
+                if hot.entity.ahead().is_some_and(|ahead| !shard.vector.contains(ahead)) {
+                    shard.ahead.insert(key.clone());
+                } else {
+                    hot.entity.set_ahead(None);
                 }
-                Err(error) => {
-                    tracing::error!(entity = %key, %error, "damaged: quarantined");
-                    shard.quarantined.insert(key.clone());
-                    return Err(Quarantined);
-                }
+                Ok(place.insert(hot))
+            }
+            Err(error) => {
+                tracing::error!(entity = %key, %error, "damaged: quarantined");
+                shard.quarantined.insert(key.clone());
+                Err(Quarantined)
             }
         }
-        Ok(shard.hot.get_mut(key).expect("just looked up or loaded"))
     }
 
     /// Retries stamped before `moment` may be forgotten: every operation stamped within 24 h of
@@ -340,7 +342,7 @@ impl Engine {
         bytes: Bytes,
     ) -> Option<Arc<Image>> {
         let shown = self.staged.changes.len();
-        let (position, entry) = self.log.append(&Entry::Operation { shard: id, bytes });
+        let (position, entry) = self.log.append(&log::Entry::Operation { shard: id, bytes });
         self.staged.batch.log.push((position, entry));
         self.log.index(id, operation.dot, position);
         self.replay(id, operation, position, true);
@@ -353,6 +355,7 @@ impl Engine {
             let Ok(hot) = self.hot(id, &part.key) else { continue };
             let (old, bytes, expiry) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
             let dropped = hot.entity.apply(operation, part);
+            let was_clean = hot.dirty == Dirty::Clean;
             hot.mark(touched(part, operation.dot).filter(|_| !dropped));
             let image = show.then(|| Arc::new(Image::new(hot.entity.clone())));
             let now = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
@@ -360,7 +363,9 @@ impl Engine {
             self.watch_expiry(&part.key, expiry, now.2);
             let shard = self.shards.entry(id).or_default();
             shard.account(&part.key, old, now.0);
-            shard.dirty.insert(part.key.clone());
+            if was_clean {
+                shard.dirty.insert(part.key.clone());
+            }
             if let Some(image) = image {
                 let (key, origin) = (part.key.clone(), Some(operation.dot.origin));
                 self.staged.changes.push(Changed { position, key, image, origin });

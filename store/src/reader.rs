@@ -82,7 +82,10 @@ impl Reader {
     /// Shows one state.
     pub fn publish(&self, changed: &Changed) {
         let mut slot = self.slot(&changed.key).write().expect("no panic under this lock");
-        slot.insert(changed.key.clone(), changed.image.clone());
+        match slot.get_mut(&changed.key) {
+            Some(image) => *image = changed.image.clone(),
+            None => drop(slot.insert(changed.key.clone(), changed.image.clone())),
+        }
     }
 
     /// Forgets what a commit evicted, and shows what it made durable: what was evicted and then

@@ -56,6 +56,8 @@ pub struct Entity {
     epochs: OrdMap<EpochKey, Epoch>,
     keys: OrdMap<(RequestHash, Dot), Hlc>,
     sum: u128,
+    /// How many of the live payloads are expiries.
+    expiries: usize,
     bytes: usize,
     ahead: Option<Arc<VersionVector>>,
 }
@@ -83,12 +85,14 @@ impl Entity {
 
     /// Whether anything is shown, expired or not.
     pub fn is_present(&self) -> bool {
-        self.live.keys().any(|(path, _)| path.leaf != Leaf::Expiry)
-            || self.epochs.values().any(Epoch::is_open)
+        self.live.len() > self.expiries || self.epochs.values().any(Epoch::is_open)
     }
 
     /// When it expires: the longest of concurrent times to live (R11).
     pub fn expires_at(&self) -> Option<Millis> {
+        if self.expiries == 0 {
+            return None;
+        }
         let until = |(_, payload): (&(Path, Dot), &Payload)| match payload {
             Payload::Until(at) => Some(*at),
             _ => None,
@@ -212,9 +216,12 @@ impl Entity {
     fn insert(&mut self, path: Path, dot: Dot, payload: Payload) {
         let hash = payload_hash(&path, dot, &payload);
         self.bytes += value_bytes(&path, &payload);
-        if let Some(old) = self.live.insert((path.clone(), dot), payload) {
-            self.bytes -= value_bytes(&path, &old);
-            self.sum = self.sum.wrapping_sub(payload_hash(&path, dot, &old));
+        match self.live.insert((path.clone(), dot), payload) {
+            Some(old) => {
+                self.bytes -= value_bytes(&path, &old);
+                self.sum = self.sum.wrapping_sub(payload_hash(&path, dot, &old));
+            }
+            None => self.expiries += usize::from(path.leaf == Leaf::Expiry),
         }
         self.sum = self.sum.wrapping_add(hash);
     }
@@ -223,6 +230,7 @@ impl Entity {
         if let Some(old) = self.live.remove(&(path.clone(), dot)) {
             self.bytes -= value_bytes(path, &old);
             self.sum = self.sum.wrapping_sub(payload_hash(path, dot, &old));
+            self.expiries -= usize::from(path.leaf == Leaf::Expiry);
         }
     }
 
