@@ -8,7 +8,7 @@
 //! Left out: older entries, which the log on disk holds.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 use metrics::{counter, gauge};
@@ -70,6 +70,7 @@ pub(super) struct Journal {
     ring: Mutex<Ring>,
     topics: Mutex<HashMap<Topic, Vec<Weak<Notify>>>>,
     listening: AtomicUsize,
+    woken: AtomicU64,
     status: watch::Sender<Option<Arc<Status>>>,
     closed: RwLock<Closed>,
     draining: AtomicBool,
@@ -88,6 +89,7 @@ impl Journal {
             ring: Mutex::new(ring),
             topics: Mutex::default(),
             listening: AtomicUsize::new(0),
+            woken: AtomicU64::new(0),
             status: watch::Sender::default(),
             closed: RwLock::default(),
             draining: AtomicBool::new(false),
@@ -122,6 +124,11 @@ impl Journal {
             }
         }
         (Tail::Entries(found), ring.end)
+    }
+
+    /// Whoever waits for a change up to this position has been woken.
+    pub(super) fn woken(&self) -> u64 {
+        self.woken.load(Ordering::Acquire)
     }
 
     /// Registers a subscriber; it is forgotten when the handle is dropped.
@@ -232,6 +239,8 @@ impl Observer for Journal {
             }
         }
         self.wake(changes);
+        let end = changes.last().map_or(0, |changed| changed.position);
+        self.woken.fetch_max(end, Ordering::Release);
     }
 
     fn status(&self, status: Status) {

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -315,7 +316,7 @@ impl Subscription {
             () = self.notify.notified() => {}
             () = tokio::time::sleep_until(self.progress_at) => {
                 self.progress_at = Instant::now() + PROGRESS_EVERY;
-                self.position = self.position.max(self.reached());
+                self.skip();
                 if self.position > self.told {
                     self.told = self.position;
                     let cursor = self.cursor(self.position);
@@ -325,11 +326,13 @@ impl Subscription {
         }
     }
 
-    /// How far the journal goes with nothing for this subscriber.
-    fn reached(&self) -> u64 {
-        match self.node.journal().after(self.position, 1, |key| self.what.takes(key)) {
-            (Tail::Entries(entries), reached) if entries.is_empty() => reached,
-            _ => self.position,
+    /// Moves over what nothing told this subscriber of: changes up to `woken` have told theirs, so
+    /// without a permit none of them was for it.
+    fn skip(&mut self) {
+        let woken = self.node.journal().woken();
+        match self.notify.notified().now_or_never() {
+            Some(()) => self.notify.notify_one(),
+            None => self.position = self.position.max(woken),
         }
     }
 

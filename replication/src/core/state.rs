@@ -17,6 +17,8 @@ use crate::transport::NodeId;
 
 /// How long a chunk is awaited. Default 5 s: a chunk over a slow link between regions.
 const CHUNK_AWAITED_MS: Millis = 5_000;
+/// Transfers received at a time: each is held in memory until it is whole.
+const TRANSFERS: usize = 16;
 
 /// A transfer to this node.
 #[derive(Debug)]
@@ -41,7 +43,9 @@ impl Core {
     pub(super) fn ask_state(&mut self, peer: NodeId, shard: ShardId) {
         let theirs = self.peers.get(&peer).and_then(|known| known.vectors.get(&shard));
         let useful = theirs.is_some_and(|theirs| !self.engine.vector(shard).contains(theirs));
-        if !useful || self.receiving.contains_key(&shard) || self.disk_full().is_some() {
+        let busy = self.receiving.len() >= TRANSFERS || self.receiving.contains_key(&shard);
+        if !useful || busy || self.disk_full().is_some() {
+            // Still missing at a later tick: asked for again.
             return;
         }
         self.transfers += 1;
