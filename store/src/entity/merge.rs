@@ -17,13 +17,13 @@ impl Entity {
         self.retain(|path, dot| {
             other.live.contains_key(&(path.clone(), dot)) || !theirs.covers(dot)
         });
-        for ((path, dot), payload) in &other.live {
+        for ((path, dot), payload) in other.live.iter() {
             if !self.live.contains_key(&(path.clone(), *dot)) && !ours.covers(*dot) {
                 self.insert(path.clone(), *dot, payload.clone());
             }
         }
         self.merge_epochs(&ours, other, &theirs);
-        for (key, stamp) in &other.keys {
+        for (key, stamp) in other.keys.iter() {
             self.keys.insert(*key, *stamp);
         }
         self.drop_losers();
@@ -53,7 +53,7 @@ impl Entity {
         for key in gone {
             self.drop_epoch(&key);
         }
-        for (key, epoch) in &other.epochs {
+        for (key, epoch) in other.epochs.iter() {
             match self.epochs.get(key).copied() {
                 Some(held) => self.set_epoch(key.clone(), join(held, *epoch)),
                 None if !ours.covers(opened(key)) => self.set_epoch(key.clone(), *epoch),
@@ -67,7 +67,7 @@ impl Entity {
         let mut losers: Vec<Dot> = Vec::new();
         let mut group: Vec<(Dot, crate::dot::Hlc)> = Vec::new();
         let mut current = None;
-        for ((hash, dot), stamp) in &self.keys {
+        for ((hash, dot), stamp) in self.keys.iter() {
             if current != Some(*hash) {
                 group.clear();
                 current = Some(*hash);
@@ -86,7 +86,7 @@ impl Entity {
     /// Repair of two copies with equal vectors and unequal digests: a dot survives unless it is
     /// among `removed`, the removes that a log names (R8).
     pub fn repair(&mut self, other: &Entity, removed: &[(Path, Dot)]) {
-        for ((path, dot), payload) in &other.live {
+        for ((path, dot), payload) in other.live.iter() {
             if !self.live.contains_key(&(path.clone(), *dot)) {
                 self.insert(path.clone(), *dot, payload.clone());
             }
@@ -94,11 +94,11 @@ impl Entity {
         for (path, dot) in removed {
             self.remove(path, *dot);
         }
-        for (key, epoch) in &other.epochs {
+        for (key, epoch) in other.epochs.iter() {
             let joined = self.epochs.get(key).map_or(*epoch, |held| join(*held, *epoch));
             self.set_epoch(key.clone(), joined);
         }
-        for (key, stamp) in &other.keys {
+        for (key, stamp) in other.keys.iter() {
             self.keys.insert(*key, *stamp);
         }
         self.drop_losers();

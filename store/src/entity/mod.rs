@@ -14,6 +14,7 @@ mod draft;
 mod image;
 mod items;
 mod merge;
+mod ordered;
 mod view;
 
 pub use draft::{Draft, Limits};
@@ -23,8 +24,9 @@ pub use items::{Item, ItemKey};
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
+
+use ordered::Ordered;
 
 use crate::command::RequestHash;
 use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
@@ -52,9 +54,9 @@ impl Epoch {
 /// The state of one entity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entity {
-    live: OrdMap<(Path, Dot), Payload>,
-    epochs: OrdMap<EpochKey, Epoch>,
-    keys: OrdMap<(RequestHash, Dot), Hlc>,
+    live: Ordered<(Path, Dot), Payload>,
+    epochs: Ordered<EpochKey, Epoch>,
+    keys: Ordered<(RequestHash, Dot), Hlc>,
     sum: u128,
     /// How many of the live payloads are expiries.
     expiries: usize,
