@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
 use super::change::{Terms, Verb, answer, body_depth, change};
-use super::entities::{WRITE_LEVELS, json_response};
+use super::entities::{json_response, write_levels};
 use super::json::{Json, Member, parse};
 use super::limits::Limits;
 use super::problem::{Code, Problem};
@@ -59,7 +59,7 @@ async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem
     request::check_json(&parts.headers)?;
     let key = request::idempotency_key(&parts.headers)?;
     let query = Query::parse(parts.uri.query(), &["consistency", "timeout", "ttl"])?;
-    query.check_level(WRITE_LEVELS)?;
+    query.check_level(write_levels(app))?;
     let bytes = request::body(&parts.headers, body, &app.limits).await?;
     let (slots, changes) = plan(&bytes, key, query.ttl_ms()?, &app.limits)?;
     let mut answers = match changes.is_empty() {

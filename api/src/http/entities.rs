@@ -193,7 +193,7 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
     let key = address::entity(parts.uri.path())?;
     check_method(key.kind, verb)?;
     request::check_answer(&parts.headers)?;
-    let terms = terms(verb, parts)?;
+    let terms = terms(app, verb, parts)?;
     let change = if verb == Verb::Delete {
         change(key.clone(), verb, &json::Json::Null, &terms, &app.limits)?
     } else {
@@ -217,7 +217,12 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
     Ok(response)
 }
 
-fn terms<'a>(verb: Verb, parts: &'a Parts) -> Result<Terms<'a>, Problem> {
+/// A quorum of several nodes is not built: asked for by name, it is refused rather than half-kept.
+pub(super) fn write_levels(app: &App) -> &'static [&'static str] {
+    if app.node.is_alone_in_region() { WRITE_LEVELS } else { READ_LEVELS }
+}
+
+fn terms<'a>(app: &App, verb: Verb, parts: &'a Parts) -> Result<Terms<'a>, Problem> {
     let mut terms = Terms {
         if_match: if_match(&parts.headers)?,
         key: request::idempotency_key(&parts.headers)?,
@@ -229,7 +234,7 @@ fn terms<'a>(verb: Verb, parts: &'a Parts) -> Result<Terms<'a>, Problem> {
             Verb::Post | Verb::Put => &["consistency", "timeout", "ttl"],
         };
         let query = Query::parse(Some(raw), allowed)?;
-        query.check_level(WRITE_LEVELS)?;
+        query.check_level(write_levels(app))?;
         terms.ttl_ms = query.ttl_ms()?;
     }
     Ok(terms)

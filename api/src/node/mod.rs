@@ -373,6 +373,12 @@ impl Node {
         }
     }
 
+    /// Whether no other node of this region is known.
+    pub fn is_alone_in_region(&self) -> bool {
+        let status = self.0.journal.cluster();
+        status.is_none_or(|status| status.peers.iter().all(|peer| peer.region != self.region()))
+    }
+
     /// Whether the core's loop turned lately (`/livez`).
     pub fn is_live(&self) -> bool {
         self.now().saturating_sub(self.0.replica.turned()) < STALLED_MS
