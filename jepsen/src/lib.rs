@@ -4,6 +4,9 @@
 //! of the product, so that a mistake there is not repeated here.
 
 pub mod checkers;
+pub mod cli;
 pub mod history;
 pub mod http;
+pub mod random;
 pub mod wait;
+pub mod workloads;

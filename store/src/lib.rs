@@ -11,6 +11,7 @@ pub mod engine;
 pub mod entity;
 pub mod log;
 mod maintain;
+pub mod mutant;
 pub mod name;
 pub mod operation;
 pub mod reader;

@@ -20,6 +20,7 @@ pub mod serve;
 pub mod settings;
 pub mod watch;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -109,7 +110,13 @@ enum Command {
 
 /// Reads the arguments, does what they say, and reports how it went.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    main_with(std::env::args_os().skip(1))
+}
+
+/// As `main`, with these arguments behind the program's name.
+pub fn main_with(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCode {
+    let arguments = arguments.into_iter().map(Into::into);
+    let cli = match Cli::try_parse_from([OsString::from("atoll")].into_iter().chain(arguments)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are errors to clap too, with exit code 0.

@@ -7,6 +7,8 @@
 //!
 //! Reads that are final have the function [`FINAL_READ`]; the others are `read`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::history::{History, Pair, Type};
@@ -19,12 +21,15 @@ pub mod set;
 pub const FINAL_READ: &str = "final-read";
 
 /// What a judge found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Verdict {
     /// What must not be; empty if the history is good.
     pub violations: Vec<String>,
     /// How many operations were judged: none is no proof.
     pub judged: usize,
+    /// What is no violation and worth a number: anomalies that are allowed, latencies, rates.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counted: BTreeMap<String, f64>,
 }
 
 impl Verdict {
@@ -70,6 +75,7 @@ pub(crate) mod testing {
             f: (*f).into(),
             value: value.clone(),
             error: None,
+            node: None,
         };
         History::new(lines.iter().enumerate().map(op).collect()).unwrap()
     }

@@ -33,6 +33,10 @@ pub fn op_to_string(op: &Op) -> String {
         text.push_str(" :error ");
         write(error, &mut text);
     }
+    if let Some(node) = &op.node {
+        text.push_str(" :node ");
+        text.push_str(&Value::from(node.as_str()).to_string());
+    }
     text.push('}');
     text
 }

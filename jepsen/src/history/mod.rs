@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub mod edn;
+mod recorder;
+
+pub use recorder::Recorder;
 
 /// What a line of a history says of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,9 @@ pub struct Op {
     /// Why it failed, or why nobody knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Value>,
+    /// The node that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// Why lines are no history.
@@ -233,6 +239,7 @@ mod tests {
             (0, Type::Info, "add", json!("a\"\\\n")),
         ]);
         history.0[3].error = Some(json!("timeout"));
+        history.0[1].node = Some("eu-1".into());
         history.0.push(Op {
             index: 4,
             time: 9_000_000_000,
@@ -241,6 +248,7 @@ mod tests {
             f: "partition".into(),
             value: json!(["eu", "us"]),
             error: None,
+            node: None,
         });
         assert_eq!(History::from_edn(&history.to_edn()).unwrap(), history);
         assert_eq!(History::from_json_lines(&history.to_json_lines()).unwrap(), history);
@@ -265,6 +273,7 @@ mod tests {
             f: (*f).into(),
             value: Value::Null,
             error: None,
+            node: None,
         };
         let error = History::new(lines.iter().enumerate().map(op).collect()).unwrap_err();
         assert_eq!(error, Invalid { line: lines.len(), problem: problem.into() });

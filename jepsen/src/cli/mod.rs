@@ -1,0 +1,46 @@
+//! The command line.
+//!
+//! Exit codes: 0 all good, 1 something is wrong with what was tested, 2 usage.
+
+mod check;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Checks that Atoll keeps its promises: simulated clusters, real ones, and judges.
+#[derive(Debug, Parser)]
+#[command(name = "jepsen", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Judges a history that was recorded before.
+    Check(check::Check),
+    /// The product itself, for runs of real processes.
+    #[command(hide = true, disable_help_flag = true)]
+    Atoll {
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Runs what the arguments say.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Check(check) => check.run(),
+        Command::Atoll { arguments } => return atoll::cli::main_with(arguments),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("jepsen: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
