@@ -8,5 +8,6 @@ pub mod cli;
 pub mod history;
 pub mod http;
 pub mod random;
+pub mod simulator;
 pub mod wait;
 pub mod workloads;

@@ -20,7 +20,7 @@ const WRAPPING: usize = 8;
 
 /// A method that changes an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub enum Verb {
     /// Operations.
     Post,
     /// Assignment.
@@ -45,10 +45,13 @@ impl Verb {
 
 /// What a request says besides its body.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Terms<'a> {
-    pub(super) ttl_ms: Option<u64>,
-    pub(super) if_match: Option<&'a str>,
-    pub(super) key: Option<&'a str>,
+pub struct Terms<'a> {
+    /// Time to live, ms.
+    pub ttl_ms: Option<u64>,
+    /// `If-Match`.
+    pub if_match: Option<&'a str>,
+    /// `Idempotency-Key`.
+    pub key: Option<&'a str>,
 }
 
 /// How deep a body may nest.
@@ -57,7 +60,7 @@ pub(super) fn body_depth(limits: &Limits) -> usize {
 }
 
 /// The change that is asked for.
-pub(super) fn change(
+pub fn change(
     entity: EntityKey,
     verb: Verb,
     body: &Json<'_>,

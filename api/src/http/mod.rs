@@ -13,7 +13,7 @@
 pub mod accept;
 pub mod address;
 mod batch;
-mod change;
+pub mod change;
 mod cluster;
 mod entities;
 mod frames;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 all good, 1 something is wrong with what was tested, 2 usage.
 
 mod check;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Judges a history that was recorded before.
     Check(check::Check),
+    /// Runs whole clusters in one thread, under seeds.
+    Sim(sim::Sim),
     /// The product itself, for runs of real processes.
     #[command(hide = true, disable_help_flag = true)]
     Atoll {
@@ -33,6 +36,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Check(check) => check.run(),
+        Command::Sim(sim) => sim.run(),
         Command::Atoll { arguments } => return atoll::cli::main_with(arguments),
     };
     match result {

@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub mod edn;
+mod excuse;
 mod recorder;
 
+pub use excuse::excuse;
 pub use recorder::Recorder;
 
 /// What a line of a history says of an operation.

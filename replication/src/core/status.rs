@@ -87,7 +87,8 @@ pub struct Status {
 }
 
 impl Core {
-    pub(super) fn status(&self) -> Status {
+    /// The node's view of the cluster.
+    pub fn status(&self) -> Status {
         let closed = self.closed_clocks();
         let shards = self.engine.shards();
         Status {

@@ -19,10 +19,7 @@ use atoll_store::committer::{Batch, pack};
 use atoll_store::dot::{Millis, Origin};
 use atoll_store::engine::{Engine, Options};
 use atoll_store::entity::Image;
-use atoll_store::log::Entry;
 use atoll_store::name::{EntityKey, Kind};
-use atoll_store::operation::Operation;
-use atoll_store::shard::ShardId;
 use bytes::Bytes;
 
 /// What a node's clock shows at the simulated time 0.
@@ -90,25 +87,6 @@ pub struct Released {
     pub status: Option<Status>,
 }
 
-/// What a step did, before it is durable.
-pub struct Stepped {
-    /// Operations that it logged.
-    pub logged: Vec<(ShardId, Operation, Bytes)>,
-    /// Writes that it took: (ticket, whether it was a retry).
-    pub written: Vec<(Ticket, bool)>,
-}
-
-/// A write that was taken; refused ones are left out.
-fn outcome((ticket, reply): &(Ticket, Reply)) -> Option<(Ticket, bool)> {
-    match reply {
-        Reply::Written(written) => match &written[..] {
-            [Ok(written)] => Some((*ticket, written.replayed)),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 /// A running node.
 pub struct Node {
     pub core: Core,
@@ -118,8 +96,6 @@ pub struct Node {
     /// Steps that wait for the committer, and those that wait for its flush.
     queued: VecDeque<(Batch, Held)>,
     written: Vec<Held>,
-    /// Logged by steps whose caller did not look.
-    unseen: Vec<(ShardId, Operation, Bytes)>,
 }
 
 impl Node {
@@ -136,34 +112,19 @@ impl Node {
         let durable = engine.durable();
         let core = Core::new(identity, engine, now).bounded(bounds);
         let (memory, queued) = (memory.clone(), VecDeque::new());
-        let (written, unseen) = (Vec::new(), Vec::new());
-        let mut node = Node { core, memory, durable, steps: 0, queued, written, unseen };
-        node.unseen = node.step(now, Vec::new()).logged;
+        let mut node = Node { core, memory, durable, steps: 0, queued, written: Vec::new() };
+        node.step(now, Vec::new());
         node
     }
 
     /// One step, queued for the committer.
-    pub fn step(&mut self, now: Millis, events: Vec<Event>) -> Stepped {
+    pub fn step(&mut self, now: Millis, events: Vec<Event>) {
         let Effects { mut staged, loaded: _, sends, replies, rejects, status } =
             self.core.step(now, events);
         self.steps += 1;
-        let logged: Vec<_> =
-            staged.batch.log.iter().filter_map(|(_, entry)| logged(entry)).collect();
-        self.unseen.extend(logged);
-        let logged = std::mem::take(&mut self.unseen);
-        let stepped = Stepped { logged, written: replies.iter().filter_map(outcome).collect() };
         let released = Released { sends, replies, rejects, status };
         let held = Held { number: self.steps, released };
         self.queued.push_back((std::mem::take(&mut staged.batch), held));
-        stepped
-    }
-
-    pub fn has_queued(&self) -> bool {
-        !self.queued.is_empty()
-    }
-
-    pub fn has_written(&self) -> bool {
-        !self.written.is_empty()
     }
 
     /// The committer's commit of all that queued up: one write.
@@ -190,7 +151,7 @@ impl Node {
 
     /// A step, durable at once.
     pub fn run(&mut self, now: Millis, events: Vec<Event>) -> Released {
-        self.unseen = self.step(now, events).logged;
+        self.step(now, events);
         self.write_out();
         let mut all = Released::default();
         for released in self.flush() {
@@ -224,15 +185,6 @@ impl Node {
             Reply::Loaded(image) => image.ok(),
             _ => None,
         })
-    }
-}
-
-fn logged(entry: &Bytes) -> Option<(ShardId, Operation, Bytes)> {
-    match Entry::decode(entry)? {
-        Entry::Operation { shard, bytes } => {
-            Some((shard, Operation::decode(&bytes).unwrap(), bytes))
-        }
-        Entry::Merged { .. } => None,
     }
 }
 

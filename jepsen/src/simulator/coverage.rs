@@ -6,44 +6,56 @@ use std::collections::BTreeMap;
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct Coverage(pub BTreeMap<&'static str, u64>);
 
-/// What must occur over all seeds.
+/// What must occur over many seeds: each kind of fault, and each state of the protocol.
 pub const SOMETIMES: &[&str] = &[
     "both attempts of a retry were applied",
     "clean stop",
+    "clock drifts",
     "clock far ahead refused a write",
     "clock jumped back",
     "crash",
+    "disk full",
     "disk replaced",
     "disk rolled back",
     "duplicate operation ignored",
     "earlier start taken back",
     "expired state removed",
+    "full disk refused a write",
     "gap waited",
+    "link clogged",
     "one-way cut",
     "only copy lost",
     "partition",
     "passed on inside a region",
+    "pause",
+    "pod replaced",
     "range asked for",
     "record damaged",
     "repaired from a peer",
     "retry answered as one",
+    "ring of majorities",
     "state in several chunks",
     "state transferred",
+    "subscription followed changes",
+    "subscription reset",
     "trimmed",
     "unflushed commits lost",
 ];
 
 impl Coverage {
+    /// It happened.
     pub fn hit(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
     }
 
+    /// Another run's counts.
     pub fn add(&mut self, other: &Coverage) {
         for (what, count) in &other.0 {
             *self.0.entry(what).or_default() += count;
         }
     }
 
+    /// What should have happened, and never did.
     pub fn missing(&self) -> Vec<&'static str> {
         SOMETIMES.iter().copied().filter(|what| !self.0.contains_key(what)).collect()
     }

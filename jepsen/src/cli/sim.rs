@@ -1,0 +1,166 @@
+//! `jepsen sim`: simulated clusters under many seeds, or one seed again.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::simulator::{self, Coverage, Outcome};
+use crate::workloads;
+
+/// From this many seeds on, everything that should happen must have happened.
+const ALL_MUST_HAPPEN: usize = 500;
+/// Failing seeds that are shown whole.
+const SHOWN: usize = 10;
+
+/// Runs simulated clusters.
+#[derive(Debug, Args)]
+pub(super) struct Sim {
+    /// Seeds, the first and the last: `1..1000`.
+    #[arg(long, default_value = "1..100", value_parser = parse_seeds, conflicts_with = "seed")]
+    seeds: (u64, u64),
+    /// One seed, run twice: shows what it found, and that it repeats itself.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The workload; without it each seed takes its turn of all.
+    #[arg(long, value_parser = parse_workload)]
+    workload: Option<&'static str>,
+    /// Threads; by default as many as there are cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where to write the history of `--seed`.
+    #[arg(long, requires = "seed")]
+    history: Option<PathBuf>,
+}
+
+fn parse_seeds(text: &str) -> Result<(u64, u64)> {
+    let (first, last) = text.split_once("..").context("seeds are `first..last`: 1..1000")?;
+    let (first, last) = (first.parse()?, last.trim_start_matches('=').parse()?);
+    ensure!(first <= last, "the first seed comes before the last: 1..1000");
+    Ok((first, last))
+}
+
+fn parse_workload(name: &str) -> Result<&'static str> {
+    let known = workloads::ALL.iter().map(|(known, _)| *known);
+    let names = || workloads::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    known.into_iter().find(|known| *known == name).with_context(|| format!("one of: {}", names()))
+}
+
+/// What many runs came to.
+#[derive(Default)]
+struct Sum {
+    runs: usize,
+    simulated_ms: u64,
+    events: u64,
+    messages: u64,
+    operations: usize,
+    by_workload: BTreeMap<&'static str, usize>,
+    coverage: Coverage,
+    failed: BTreeMap<u64, (&'static str, Vec<String>)>,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: Outcome) {
+        self.runs += 1;
+        self.simulated_ms += outcome.simulated_ms;
+        self.events += outcome.events;
+        self.messages += outcome.messages;
+        self.operations += outcome.history.pairs().len();
+        *self.by_workload.entry(outcome.workload).or_default() += 1;
+        self.coverage.add(&outcome.coverage);
+        if !outcome.violations.is_empty() {
+            self.failed.insert(outcome.seed, (outcome.workload, outcome.violations));
+        }
+    }
+}
+
+impl Sim {
+    /// Whether all is well.
+    pub(super) fn run(self) -> Result<bool> {
+        match self.seed {
+            Some(seed) => self.replay(seed),
+            None => self.sweep(),
+        }
+    }
+
+    fn replay(self, seed: u64) -> Result<bool> {
+        let outcome = simulator::run(seed, self.workload);
+        let again = simulator::run(seed, self.workload);
+        println!("seed {seed}, {}: trace {}", outcome.workload, outcome.trace);
+        if let Some(path) = &self.history {
+            std::fs::write(path, outcome.history.to_edn())
+                .with_context(|| format!("{}", path.display()))?;
+        }
+        for (judge, verdict) in &outcome.verdicts {
+            println!("{judge}: {} judged, {:?}", verdict.judged, verdict.counted);
+        }
+        outcome.violations.iter().for_each(|violation| println!("VIOLATION {violation}"));
+        let repeats = outcome.trace == again.trace;
+        println!("{}", if repeats { "repeats itself" } else { "DIFFERS when it is run again" });
+        Ok(repeats && outcome.violations.is_empty())
+    }
+
+    fn sweep(self) -> Result<bool> {
+        let threads = match self.threads {
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let (first, last) = self.seeds;
+        let next = AtomicUsize::new(0);
+        let sum = Mutex::new(Sum::default());
+        // A seed that breaks off says so itself.
+        std::panic::set_hook(Box::new(|_| {}));
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let seed = first + next.fetch_add(1, Ordering::Relaxed) as u64;
+                        if seed > last {
+                            return;
+                        }
+                        let outcome = simulator::run(seed, self.workload);
+                        sum.lock().expect("nothing panics under it").add(outcome);
+                    }
+                });
+            }
+        });
+        drop(std::panic::take_hook());
+        let sum = sum.into_inner().expect("nothing panics under it");
+        Ok(report(&sum, start.elapsed().as_secs_f64(), self.workload))
+    }
+}
+
+fn report(sum: &Sum, seconds: f64, workload: Option<&str>) -> bool {
+    let hours = sum.simulated_ms as f64 / 3_600_000.0;
+    println!(
+        "{} seeds in {seconds:.1} s: {hours:.1} simulated hours ({:.0} an hour), {} operations,\n\
+         {} steps ({:.0} a second), {} messages",
+        sum.runs,
+        hours / (seconds / 3600.0),
+        sum.operations,
+        sum.events,
+        sum.events as f64 / seconds,
+        sum.messages,
+    );
+    let each: Vec<String> = sum.by_workload.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    println!("workloads: {}\n", each.join(", "));
+    for what in simulator::SOMETIMES {
+        println!("{:>9}  {what}", sum.coverage.0.get(what).copied().unwrap_or(0));
+    }
+    for (seed, (name, violations)) in sum.failed.iter().take(SHOWN) {
+        println!("\nFAILED seed {seed}: cargo sim --seed {seed} --workload {name}");
+        violations.iter().take(3).for_each(|violation| println!("  {violation}"));
+    }
+    let missing = sum.coverage.missing();
+    let enough = sum.runs < ALL_MUST_HAPPEN || workload.is_some() || missing.is_empty();
+    if !enough {
+        println!("\nNEVER happened: {}", missing.join(", "));
+    }
+    println!("\n{} of {} seeds failed", sum.failed.len(), sum.runs);
+    sum.failed.is_empty() && enough
+}

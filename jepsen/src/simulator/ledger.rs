@@ -1,0 +1,96 @@
+//! Every operation that any node ever logged, and which acknowledged ones a disk has lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_store::dot::{Dot, Hlc, Origin};
+use atoll_store::log::Entry;
+use atoll_store::name::EntityKey;
+use atoll_store::operation::Operation;
+use atoll_store::shard::ShardId;
+use bytes::Bytes;
+
+use super::machine::{Vectors, covers};
+
+/// Where an operation stands.
+pub(super) type Place = (ShardId, Dot);
+
+/// The account of a run.
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// Every operation that any node logged, with its author's bytes.
+    pub(super) history: BTreeMap<Place, (Operation, Bytes)>,
+    /// Dots by entity and key of a retried request.
+    attempts: BTreeMap<(EntityKey, u128), BTreeSet<Place>>,
+    /// Lines of the history that acknowledged a write, each with the last dots that it can be.
+    acknowledged: Vec<(u64, Vec<Place>)>,
+    /// Of those, what only one disk held, and lost: it was not promised.
+    pub(super) excused: BTreeSet<u64>,
+}
+
+impl Ledger {
+    /// Notes what a step logged. Panics if a dot was ever used for something else.
+    pub(super) fn note(&mut self, logged: &[(u64, Bytes)]) -> Vec<Place> {
+        let mut places = Vec::new();
+        for (_, bytes) in logged {
+            let Some(Entry::Operation { shard, bytes }) = Entry::decode(bytes) else { continue };
+            let operation = Operation::decode(&bytes).expect("a core logs operations");
+            let place = (shard, operation.dot);
+            places.push(place);
+            for part in &operation.parts {
+                if let Some(hash) = part.hash {
+                    let request = (part.key.clone(), hash.key);
+                    self.attempts.entry(request).or_default().insert(place);
+                }
+            }
+            let known = self.history.entry(place).or_insert((operation, bytes.clone()));
+            assert_eq!(known.1, bytes, "dot {place:?} was issued twice");
+        }
+        places
+    }
+
+    /// A line acknowledged a write that is one of these dots, or an earlier one of their origins.
+    pub(super) fn acknowledge(&mut self, line: u64, places: Vec<Place>) {
+        self.acknowledged.push((line, places));
+    }
+
+    /// Disks now hold `held`: what was acknowledged and is on none of them is excused.
+    pub(super) fn lose(&mut self, held: &[&Vectors]) -> usize {
+        let lost = |place: &Place| !held.iter().any(|vectors| covers(vectors, *place));
+        let before = self.excused.len();
+        let lines = self.acknowledged.iter().filter(|(_, places)| places.iter().any(lost));
+        self.excused.extend(lines.map(|(line, _)| *line));
+        self.excused.len() - before
+    }
+
+    /// (R11, cursors) What an origin has closed, a node that says so has seen: all of it that
+    /// anyone has.
+    pub(super) fn check_closed(
+        &self,
+        closed: &BTreeMap<Origin, Hlc>,
+        own: &Vectors,
+        all: &[Vectors],
+    ) {
+        for (place, (operation, _)) in &self.history {
+            let Some(closed) = closed.get(&place.1.origin) else { continue };
+            if operation.stamp > *closed || covers(own, *place) {
+                continue;
+            }
+            let somewhere = all.iter().any(|vectors| covers(vectors, *place));
+            assert!(!somewhere, "closed {closed:?}, but {place:?} is missing");
+        }
+    }
+
+    /// Whether some request was applied at two nodes, and both attempts are in the end.
+    pub(super) fn has_double_attempt(&self, end: &Vectors) -> bool {
+        let twice = |places: &BTreeSet<Place>| {
+            places.iter().filter(|place| covers(end, **place)).count() > 1
+        };
+        self.attempts.values().any(twice)
+    }
+
+    /// Entities that any operation touched.
+    pub(super) fn keys(&self) -> BTreeSet<EntityKey> {
+        let operations = self.history.values();
+        operations.flat_map(|(op, _)| op.parts.iter().map(|part| part.key.clone())).collect()
+    }
+}

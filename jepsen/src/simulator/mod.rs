@@ -1,0 +1,109 @@
+//! Whole clusters in one thread, each run a function of its seed.
+//!
+//! The nodes are real: core, store, committer's order, journal, subscriptions, and the HTTP
+//! surface's reading of requests. Not real are the network, the disk, the clock and the threads:
+//! what they do is drawn from the seed. A run is chaos, then healing, then checks:
+//!
+//! 1. *Safety*: clients work while faults strike. Samples check what must always hold inside.
+//! 2. *Liveness*: all is put right; within a bound, every node holds the same and is silent.
+//! 3. *Judgement*: every node is read, and the workload's judges look at the history.
+//!
+//! Invariants:
+//! 1. The same seed and workload give the same trace, bit for bit.
+//! 2. Unknown is not failed, and what only a lost disk held was not promised: such lines of the
+//!    history are made unknown before they are judged.
+//!
+//! Left out: torn batches, which the contract of a backend excludes (the engine behind it is
+//! tested with power loss); several wire versions, of which there is one.
+
+mod ask;
+mod checks;
+mod clients;
+mod coverage;
+mod faults;
+mod ledger;
+mod machine;
+mod noise;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use coverage::{Coverage, SOMETIMES};
+
+use crate::checkers::Verdict;
+use crate::history::{History, excuse};
+use crate::workloads;
+use world::World;
+
+/// Seeds that failed once, with their workloads: they always run.
+pub const REGRESSIONS: &[(u64, &str)] = &[];
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// The workload.
+    pub workload: &'static str,
+    /// Hash of all that was logged and sent, and when.
+    pub trace: blake3::Hash,
+    /// Simulated time, ms.
+    pub simulated_ms: u64,
+    /// Steps of cores.
+    pub events: u64,
+    /// Messages between nodes.
+    pub messages: u64,
+    /// What must not be; empty if all is well.
+    pub violations: Vec<String>,
+    /// What happened.
+    pub coverage: Coverage,
+    /// What clients did; empty if the run broke off.
+    pub history: History,
+    /// The judges' verdicts.
+    pub verdicts: Vec<(&'static str, Verdict)>,
+}
+
+/// Runs a seed; `workload` is a name of [`workloads::ALL`], or the seed chooses.
+pub fn run(seed: u64, workload: Option<&'static str>) -> Outcome {
+    let chosen = seed as usize % workloads::ALL.len();
+    let named = workloads::ALL.iter().find(|(name, _)| Some(*name) == workload);
+    let (name, make) = *named.unwrap_or(&workloads::ALL[chosen]);
+    let mut world = World::new(seed, make);
+    let broke = catch_unwind(AssertUnwindSafe(|| {
+        let chaos = 4_000 + world.random.between(0, 9_000);
+        world.run_until(chaos, true);
+        world.heal();
+        world.settle();
+        world.finish();
+        world.check_end();
+    }));
+    let mut violations = Vec::new();
+    let (mut history, mut verdicts) = (History::default(), Vec::new());
+    match broke {
+        Err(panic) => violations.push(message(&*panic)),
+        Ok(()) => {
+            history = excuse(&world.recorder.history(), &world.ledger.excused);
+            verdicts = world.workload.judge(&history);
+        }
+    }
+    for (judge, verdict) in &verdicts {
+        violations.extend(verdict.violations.iter().map(|what| format!("{judge}: {what}")));
+    }
+    Outcome {
+        seed,
+        workload: name,
+        trace: world.trace.finalize(),
+        simulated_ms: world.time,
+        events: world.events,
+        messages: world.messages,
+        violations,
+        coverage: std::mem::take(&mut world.coverage),
+        history,
+        verdicts,
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}

@@ -1,0 +1,435 @@
+//! A cluster in one thread: machines, the network between them, time, and clients.
+//!
+//! In each millisecond in which something happens: machines start, frames arrive, faults strike,
+//! cores step, committers commit, and clients see what they were told, in this order.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use atoll::node::{Node, Settings};
+use atoll_replication::core::Bounds;
+use atoll_replication::core::message::Message;
+use atoll_replication::transport::memory::{Link, Network, Timing};
+use atoll_replication::transport::{Arrival, Class, NodeId};
+use atoll_store::dot::Origin;
+use atoll_store::engine::Options;
+use atoll_store::operation::Operation;
+use bytes::Bytes;
+
+use super::ask::{self, Pending};
+use super::clients::Client;
+use super::coverage::Coverage;
+use super::ledger::Ledger;
+use super::machine::{Machine, Outbox, Running, covers};
+use super::noise;
+use crate::history::Recorder;
+use crate::random::Random;
+use crate::workloads::Workload;
+
+/// How a run differs from others, beside chance: drawn from the seed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mood {
+    /// Small logs, so that they are trimmed before everybody has them.
+    tiny_logs: bool,
+    harsh_links: bool,
+    pub(super) rollbacks: bool,
+    pub(super) rot: bool,
+    pub(super) skew: bool,
+    pub(super) pods: bool,
+    pub(super) full_disks: bool,
+    big: bool,
+    /// Most ms between two faults, and between two operations of a client.
+    fault_ms: u64,
+    pub(super) think_ms: u64,
+}
+
+/// Between two looks at the invariants.
+const SAMPLE_MS: u64 = 100;
+/// Bytes kept free on a disk that has a limit.
+pub(super) const RESERVE: u64 = 1 << 20;
+/// Small bounds, so that messages, answers and chunks are many.
+const SMALL: Bounds = Bounds { waiting: 3_000, message: 400, answer: 1_500, chunk: 700 };
+/// How nodes notice faults of links: faster than real ones, so that more happens.
+pub(super) const TIMING: Timing =
+    Timing { detection_ms: (300, 900), reconnection_ms: (10, 300) };
+
+/// A running simulation.
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) mood: Mood,
+    pub(super) network: Network,
+    pub(super) time: u64,
+    pub(super) machines: Vec<Machine>,
+    pub(super) clients: Vec<Client>,
+    pub(super) workload: Box<dyn Workload>,
+    pub(super) recorder: Recorder,
+    pub(super) ledger: Ledger,
+    pub(super) coverage: Coverage,
+    bounds: Bounds,
+    owners: BTreeMap<Origin, u8>,
+    pub(super) trace: blake3::Hasher,
+    noise: Vec<Pending>,
+    next_noise: u64,
+    next_fault: u64,
+    next_sample: u64,
+    /// Short cuts, and until when.
+    pub(super) flaps: Vec<(u64, NodeId, NodeId)>,
+    pub(super) messages: u64,
+    pub(super) events: u64,
+    pub(super) next_number: u8,
+    next_origin: u64,
+}
+
+/// Regions of the nodes.
+fn layout(random: &mut Random) -> &'static [&'static str] {
+    match random.below(8) {
+        0..=2 => &["eu", "eu", "us", "us"],
+        3 => &["eu", "us", "ap", "eu", "us"],
+        _ => &["eu", "us", "ap"],
+    }
+}
+
+impl World {
+    /// A cluster that has just started, with its clients.
+    pub(super) fn new(seed: u64, make: fn(usize) -> Box<dyn Workload>) -> World {
+        let mut random = Random::new(seed.wrapping_mul(0x2545_F491_4F6C_DD1D) ^ 0xA7011);
+        let rot = random.one_in(4);
+        let mood = Mood {
+            tiny_logs: random.one_in(2),
+            harsh_links: random.one_in(2),
+            rollbacks: !rot && random.one_in(2),
+            rot,
+            skew: random.one_in(2),
+            pods: !rot && random.one_in(6),
+            full_disks: random.one_in(4),
+            big: random.one_in(2),
+            fault_ms: random.between(300, 2_500),
+            think_ms: random.between(30, 300),
+        };
+        let mut network = Network::new(random.bits());
+        network.set_timing(TIMING);
+        let bounds = match random.below(3) {
+            0 => Bounds::default(),
+            // Entities of later chunks may be ahead of the vector (R3). If the sender's disk then
+            // loses the operations that they are ahead by, they stay so until origins retire (R9).
+            _ if mood.rollbacks || mood.pods => Bounds { chunk: 1 << 20, ..SMALL },
+            _ => SMALL,
+        };
+        let regions = layout(&mut random);
+        let mut world = World {
+            random,
+            mood,
+            network,
+            time: 0,
+            machines: Vec::new(),
+            clients: Vec::new(),
+            workload: make(regions.len()),
+            recorder: Recorder::default(),
+            ledger: Ledger::default(),
+            coverage: Coverage::default(),
+            bounds,
+            owners: BTreeMap::new(),
+            trace: blake3::Hasher::new(),
+            noise: Vec::new(),
+            next_noise: 0,
+            next_fault: 0,
+            next_sample: 0,
+            flaps: Vec::new(),
+            messages: 0,
+            events: 0,
+            next_number: 1,
+            next_origin: 0,
+        };
+        world.set_links();
+        regions.iter().for_each(|region| world.add(region));
+        for number in 0..2 * regions.len() as u64 {
+            let home = number as usize % regions.len();
+            world.clients.push(Client::new(number, home, 0));
+        }
+        world
+    }
+
+    fn set_links(&mut self) {
+        let mut percent = |below| match self.mood.harsh_links {
+            true => self.random.below(below) as f64 / 100.0,
+            false => 0.0,
+        };
+        let (loss, duplication, reordering) = (percent(10), percent(10), percent(20));
+        let delay_max_ms = self.random.between(2, 120);
+        let link = Link { delay_min_ms: 1, delay_max_ms, loss, duplication, reordering };
+        self.network.set_default_link(link);
+    }
+
+    fn options(&mut self) -> Options {
+        let mut options = Options { slots: 3, ..Options::default() };
+        if self.mood.tiny_logs {
+            options.log_soft_bytes = self.random.between(200, 2_000);
+            options.log_hard_bytes = self.random.between(2_000, 6_000);
+            options.checkpoint_bytes = self.random.between(200, 2_000);
+        }
+        if self.mood.rot {
+            // What only one log held, and no longer does, a damaged record cannot be healed to.
+            options.log_hard_bytes = u64::MAX;
+        }
+        if self.random.one_in(2) {
+            options.cache_bytes = 6_000;
+        }
+        options
+    }
+
+    fn add(&mut self, region: &'static str) {
+        let options = self.options();
+        let mut machine = Machine::new(self.next_number, region, options);
+        self.next_number += 1;
+        machine.offset_ms = self.random.between(0, 400) as i64 - 200;
+        if self.mood.skew && self.random.one_in(2) {
+            // Up to 50 ms over a long run: what a bad oscillator does in minutes.
+            machine.drift_ppm = self.random.between(0, 4_000) as i64 - 2_000;
+            self.coverage.hit("clock drifts");
+        }
+        self.machines.push(machine);
+        self.start(self.machines.len() - 1);
+    }
+
+    /// The simulated time, in the unit of histories.
+    pub(super) fn nanos(&self) -> u64 {
+        self.time * 1_000_000
+    }
+
+    /// Starts a node on what its disk holds, with a new origin.
+    pub(super) fn start(&mut self, at: usize) {
+        self.next_origin += 1;
+        // Their order is random.
+        let origin = Origin((self.random.bits() << 16) | self.next_origin);
+        let machine = &mut self.machines[at];
+        machine.show_time(self.time);
+        self.owners.insert(origin, machine.number);
+        let outbox = Arc::new(Outbox::default());
+        let opened = Node::stepped(
+            settings(machine),
+            machine.id(),
+            outbox.clone(),
+            Arc::new(machine.memory.clone()),
+            machine.wall.clone(),
+            origin,
+            self.bounds,
+        );
+        let (node, driver) = opened.expect("a store opens on what a crash left");
+        machine.running = Some(Running { node, driver, outbox, origin });
+        machine.durable = machine.vectors();
+        // The driver has made its first step.
+        machine.pending = vec![machine.vectors()];
+        machine.commit_at = Some(self.time);
+        self.network.join(self.time, machine.id());
+    }
+
+    /// Power off: what was not flushed is lost, but for what the disk wrote early.
+    pub(super) fn crash(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        if machine.running.take().is_none() {
+            return;
+        }
+        let unflushed = machine.memory.unflushed();
+        if unflushed > 0 {
+            self.coverage.hit("unflushed commits lost");
+        }
+        let kept = self.random.below(unflushed + 1);
+        machine.memory.crash_keeping(kept);
+        machine.pending.clear();
+        machine.arrivals.clear();
+        (machine.commit_at, machine.flush_at, machine.paused_until) = (None, None, None);
+        machine.quarantined = 0;
+        self.network.leave(self.time, machine.id());
+    }
+
+    /// Lets time pass; with `chaos`, faults strike and clients draw new operations.
+    pub(super) fn run_until(&mut self, until: u64, chaos: bool) {
+        loop {
+            let own = chaos.then(|| self.next_noise.min(self.next_fault));
+            let machines = self.machines.iter().filter_map(|machine| machine.next_at(self.time));
+            let clients = self.clients.iter().filter_map(|client| client.next_at(chaos));
+            let next = machines.chain(clients).chain(own).chain(self.network.next_at());
+            let next = next.chain([self.next_sample]).min().unwrap_or(until);
+            if next > until {
+                self.time = until;
+                return;
+            }
+            self.time = self.time.max(next);
+            self.turn(chaos);
+            if self.time >= until {
+                return;
+            }
+            // What was due is done; the next millisecond comes.
+            self.time += 1;
+        }
+    }
+
+    fn turn(&mut self, chaos: bool) {
+        let time = self.time;
+        for at in 0..self.machines.len() {
+            self.machines[at].show_time(time);
+            if self.machines[at].restart_at.is_some_and(|due| due <= time) {
+                self.machines[at].restart_at = None;
+                self.start(at);
+            }
+        }
+        let (over, flaps) = self.flaps.drain(..).partition(|(until, ..)| *until <= time);
+        self.flaps = flaps;
+        for (_, from, to) in over as Vec<(u64, NodeId, NodeId)> {
+            self.network.heal(time, from, to);
+        }
+        for (to, arrival) in self.network.deliver(time) {
+            self.arrive(to, arrival);
+        }
+        if chaos && self.next_fault <= time {
+            self.next_fault = time + self.random.between(100, self.mood.fault_ms);
+            self.fault();
+        }
+        if chaos && self.next_noise <= time {
+            self.next_noise = time + self.random.between(5, 150);
+            self.make_noise();
+        }
+        for at in 0..self.machines.len() {
+            self.step(at);
+            self.commit(at);
+        }
+        self.serve_clients(chaos);
+        if self.next_sample <= time {
+            self.next_sample = time + SAMPLE_MS;
+            self.sample();
+        }
+    }
+
+    fn arrive(&mut self, to: NodeId, arrival: Arrival) {
+        let found = self.machines.iter_mut().find(|machine| machine.id() == to);
+        let Some(machine) = found.filter(|machine| machine.running.is_some()) else { return };
+        if let Arrival::Received { frame, .. } = &arrival
+            && has_known(machine, frame)
+        {
+            self.coverage.hit("duplicate operation ignored");
+        }
+        machine.arrivals.push(arrival);
+    }
+
+    fn make_noise(&mut self) {
+        let at = self.random.below(self.machines.len());
+        let change = noise::change(&mut self.random, self.mood.big);
+        if let Some(running) = &self.machines[at].running {
+            let mut pending = ask::write(&running.node, change);
+            if pending.poll(0).is_none() {
+                self.noise.push(pending);
+            }
+        }
+        self.noise.retain_mut(|pending| pending.poll(0).is_none());
+    }
+
+    /// One step of a core, if there is anything to do.
+    fn step(&mut self, at: usize) {
+        let (time, machine) = (self.time, &mut self.machines[at]);
+        let (now, up) = (machine.wall(time), machine.is_up(time));
+        let Some(running) = machine.running.as_mut().filter(|_| up) else { return };
+        let asked = running.driver.has_requests();
+        let due = running.driver.deadline() <= now;
+        if !(due || asked) && machine.arrivals.is_empty() {
+            return;
+        }
+        let turned = running.driver.step(std::mem::take(&mut machine.arrivals));
+        assert!(running.driver.deadline() > now, "a deadline that has passed: a busy loop");
+        self.events += 1;
+        let (number, origin) = (machine.number, running.origin);
+        let vectors = machine.vectors();
+        machine.pending.push(vectors);
+        if machine.commit_at.is_none() && machine.flush_at.is_none() {
+            machine.commit_at = Some(time + self.random.below(4) as u64);
+        }
+        turned.logged.iter().for_each(|(_, bytes)| drop(self.trace.update(bytes)));
+        for (_, dot) in self.ledger.note(&turned.logged) {
+            if dot.origin != origin && self.owners.get(&dot.origin) == Some(&number) {
+                self.coverage.hit("earlier start taken back");
+            }
+            if dot.origin == origin && !asked {
+                self.coverage.hit("expired state removed");
+            }
+        }
+    }
+
+    /// The committer: a commit of what queued up, some time later its flush, then the release.
+    fn commit(&mut self, at: usize) {
+        let (time, delay) = (self.time, self.random.below(15) as u64);
+        let machine = &mut self.machines[at];
+        let (from, up) = (machine.id(), machine.is_up(time));
+        let Some(running) = machine.running.as_mut().filter(|_| up) else { return };
+        if machine.commit_at.is_some_and(|due| due <= time) {
+            if running.driver.commit().is_err() {
+                // The disk is full, or failed: the process ends.
+                self.coverage.hit("disk full");
+                return self.crash_for(at, 1_500);
+            }
+            machine.commit_at = None;
+            machine.flush_at = Some(time + delay);
+        }
+        if machine.flush_at.is_none_or(|due| due > time) {
+            return;
+        }
+        machine.flush_at = None;
+        let count = running.driver.flush().expect("the memory backend flushes");
+        if running.driver.has_queued() {
+            machine.commit_at = Some(time);
+        }
+        let last = machine.pending.drain(..count).next_back();
+        machine.durable = last.unwrap_or_else(|| machine.durable.clone());
+        let origin = running.origin;
+        for (to, class, frame) in running.outbox.take() {
+            self.send(from, origin, to, class, frame);
+        }
+    }
+
+    fn send(&mut self, from: NodeId, origin: Origin, to: NodeId, class: Class, frame: Bytes) {
+        self.trace.update(&self.time.to_le_bytes()).update(&from.0).update(&to.0).update(&frame);
+        self.messages += 1;
+        match Message::decode(&frame).expect("a core sends messages") {
+            Message::Trimmed(_) => self.coverage.hit("trimmed"),
+            Message::Request(_) => self.coverage.hit("range asked for"),
+            Message::StateChunk { chunk, .. } => {
+                self.coverage.hit("state transferred");
+                if chunk.after.is_some() {
+                    self.coverage.hit("state in several chunks");
+                }
+            }
+            Message::Operations { relay: false, answer: false, batches } => {
+                let mut all = batches.iter().flat_map(|(_, operations)| operations);
+                let author = |bytes| Operation::peek(bytes).ok().map(|(dot, _)| dot.origin);
+                if all.any(|bytes| author(bytes) != Some(origin)) {
+                    self.coverage.hit("passed on inside a region");
+                }
+            }
+            _ => {}
+        }
+        self.network.send(self.time, from, to, class, frame);
+    }
+}
+
+fn settings(machine: &Machine) -> Settings {
+    Settings {
+        name: machine.name(),
+        region: machine.region.to_owned(),
+        zone: "a".to_owned(),
+        advertise: format!("10.0.0.{}:7400", machine.number),
+        data: PathBuf::new(),
+        seeds: 1,
+        store: machine.options,
+        engine_cache: 0,
+        disk_reserve: RESERVE,
+        subscriptions: 1_000,
+    }
+}
+
+/// Whether a frame holds an operation that was applied before.
+fn has_known(machine: &Machine, frame: &Bytes) -> bool {
+    let Ok(Message::Operations { batches, .. }) = Message::decode(frame) else { return false };
+    let mut places = batches.iter().flat_map(|(shard, operations)| {
+        operations.iter().filter_map(|bytes| Some((*shard, Operation::peek(bytes).ok()?.0)))
+    });
+    places.any(|place| covers(&machine.durable, place))
+}

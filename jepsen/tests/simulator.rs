@@ -1,0 +1,57 @@
+//! Simulated clusters, a bounded set of seeds: `cargo sim` runs more.
+
+use jepsen::simulator::{Coverage, Outcome, REGRESSIONS, run};
+
+/// Seeds of an ordinary run.
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=120;
+
+fn expect_good(outcome: &Outcome) {
+    let Outcome { seed, workload, violations, .. } = outcome;
+    assert!(
+        violations.is_empty(),
+        "{violations:#?}\nto see it again: cargo sim --seed {seed} --workload {workload}"
+    );
+}
+
+/// Runs on two threads; answers what happened.
+fn run_all(seeds: &[(u64, Option<&'static str>)]) -> Coverage {
+    let half = |odd: usize| {
+        let mut coverage = Coverage::default();
+        for (seed, workload) in seeds.iter().skip(odd).step_by(2) {
+            let outcome = run(*seed, *workload);
+            expect_good(&outcome);
+            coverage.add(&outcome.coverage);
+        }
+        coverage
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| half(1));
+        let mut coverage = half(0);
+        coverage.add(&other.join().expect("the other half failed, see above"));
+        coverage
+    })
+}
+
+#[test]
+fn chaos_ends_in_equal_copies_that_lost_nothing() {
+    let seeds: Vec<_> = SEEDS.map(|seed| (seed, None)).collect();
+    let coverage = run_all(&seeds);
+    // Rare states need more seeds than fit here; faults do not.
+    for what in ["crash", "partition", "disk rolled back", "pause", "state transferred"] {
+        assert!(coverage.0.contains_key(what), "never happened: {what}");
+    }
+}
+
+#[test]
+fn seeds_that_failed_once_pass() {
+    let seeds: Vec<_> = REGRESSIONS.iter().map(|(seed, name)| (*seed, Some(*name))).collect();
+    run_all(&seeds);
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in [3, 4] {
+        let (one, other) = (run(seed, None), run(seed, None));
+        assert_eq!((one.trace, one.history), (other.trace, other.history));
+    }
+}
