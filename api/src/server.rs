@@ -5,12 +5,14 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use atoll_replication::driver::SystemClock;
 use atoll_replication::transport::certificates::{Authority, Identity};
 use atoll_replication::transport::quic::{self, Quic};
 use atoll_store::backend::BackendError;
@@ -19,7 +21,7 @@ use atoll_store::entity::Limits;
 
 use crate::config::Config;
 use crate::http;
-use crate::node::{Node, Settings};
+use crate::node::{Node, Settings, TestClock};
 
 /// Frames from peers that wait for the core; above it their senders wait.
 const ARRIVALS: usize = 1_024;
@@ -40,8 +42,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let quic = Quic::start(network, arrivals)
         .with_context(|| format!("replication.listen {}", config.replication.listen))?;
     let settings = settings(&config);
-    let transport = std::sync::Arc::new(quic.clone());
-    let node = Node::start(settings, node_id, transport, arrived, failed)?;
+    let transport = Arc::new(quic.clone());
+    let clock = TestClock::or(Arc::new(SystemClock));
+    let node = Node::start(settings, node_id, transport, arrived, clock, failed)?;
     tracing::info!(
         name = config.node.name, region = config.node.region, node = %node_id,
         http = %config.http.listen, quic = %config.replication.listen, "serving"

@@ -214,10 +214,16 @@ fn gather<T>(first: (Batch, T), batches: &Receiver<(Batch, T)>) -> (Vec<Batch>, 
     (group, payloads)
 }
 
-fn write(backend: &dyn Backend, group: Vec<Batch>) -> Result<(), BackendError> {
+/// What one commit of a group writes: the batches' writes in order, then the records of its log.
+pub fn writes_of(group: Vec<Batch>) -> Vec<Write> {
     let log = pack(&group);
     let mut writes: Vec<Write> = group.into_iter().flat_map(|batch| batch.writes).collect();
     writes.extend(log);
+    writes
+}
+
+fn write(backend: &dyn Backend, group: Vec<Batch>) -> Result<(), BackendError> {
+    let writes = writes_of(group);
     if writes.is_empty() {
         return Ok(());
     }

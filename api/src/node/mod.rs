@@ -1,31 +1,31 @@
 //! One running node, as the surfaces see it: write, read, list, watch, status.
 //!
 //! The facade hides the driver, the committer and the transport. Handles are cheap clones.
+//!
+//! A node runs on threads of its own ([`Node::start`]), or in its caller's hands, by the same code
+//! and without a runtime ([`Node::stepped`]).
 
 mod cursor;
 mod journal;
 mod replay;
+mod start;
 mod subscription;
+mod test_clock;
 pub mod testing;
 mod views;
 
 pub use cursor::Cursor;
+pub use start::{Settings, StartError};
 pub use subscription::Subscription;
+pub use test_clock::TestClock;
 pub use views::{ClusterView, Lag, NodeView, ShardDigest};
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
-use atoll_replication::core::Identity;
-use atoll_replication::driver::{self, Clock, Parts, Replica, SystemClock, Unanswered};
-use atoll_replication::transport::{Arrival, NodeId, Transport};
-use atoll_store::backend::sled::Sled;
-use atoll_store::backend::{Backend, BackendError};
+use atoll_replication::driver::{Clock, Replica, Unanswered};
+use atoll_store::backend::Backend;
 use atoll_store::command::{Change, Refusal};
 use atoll_store::dot::Origin;
-use atoll_store::engine::{Engine, Options, StoreError};
 use atoll_store::entity::Image;
 use atoll_store::name::{Collection, EntityKey, Kind};
 use atoll_store::reader::{Range, Reader, Unreadable};
@@ -34,45 +34,6 @@ use journal::Journal;
 
 /// `/livez` fails when the core has not turned for this long, in milliseconds.
 const STALLED_MS: u64 = 10_000;
-
-/// How a node runs.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Its name, for people.
-    pub name: String,
-    /// Its region.
-    pub region: String,
-    /// Its zone.
-    pub zone: String,
-    /// Where peers reach it.
-    pub advertise: String,
-    /// The data directory.
-    pub data: PathBuf,
-    /// Peers named by the configuration.
-    pub seeds: usize,
-    /// How the store is kept.
-    pub store: Options,
-    /// Bytes of cache of the storage engine.
-    pub engine_cache: u64,
-    /// Bytes kept free on the disk.
-    pub disk_reserve: u64,
-    /// Subscriptions at a time.
-    pub subscriptions: usize,
-}
-
-/// A node could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data directory: see the text.
-    #[error("data directory {0}: {1}")]
-    Directory(PathBuf, BackendError),
-    /// The store in it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The system gives no random bits.
-    #[error("no random bits from the system: {0}")]
-    Random(getrandom::Error),
-}
 
 struct Inner {
     settings: Settings,
@@ -83,6 +44,8 @@ struct Inner {
     backend: Arc<dyn Backend>,
     journal: Arc<Journal>,
     clock: Arc<dyn Clock>,
+    /// Whether the caller steps it: then nothing here may need a runtime or another clock.
+    stepped: bool,
 }
 
 /// A running node.
@@ -202,51 +165,6 @@ pub struct Changed {
 }
 
 impl Node {
-    /// Opens the data directory and starts the core. Blocks while it recovers.
-    ///
-    /// `fail` is called if a commit fails: end the process, outcomes are unknown.
-    pub fn start(
-        settings: Settings,
-        id: NodeId,
-        transport: Arc<dyn Transport>,
-        arrivals: mpsc::Receiver<Arrival>,
-        fail: impl FnOnce(BackendError) + Send + 'static,
-    ) -> Result<Node, StartError> {
-        let opened = Sled::open(&settings.data, settings.engine_cache);
-        let backend: Arc<dyn Backend> = match opened {
-            Ok(sled) => Arc::new(sled),
-            Err(error) => return Err(StartError::Directory(settings.data, error)),
-        };
-        let origin = Origin(getrandom::u64().map_err(StartError::Random)?);
-        let engine = Engine::open(backend.clone(), settings.store, origin)?;
-        let reader = Reader::new(backend.clone(), settings.store.slots);
-        let journal = Arc::new(Journal::new(engine.journal_end() - 1));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let parts = Parts {
-            identity: Identity {
-                node: id,
-                name: settings.name.clone(),
-                region: settings.region.clone(),
-                zone: settings.zone.clone(),
-                address: settings.advertise.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                origin,
-                seeds: settings.seeds,
-            },
-            engine,
-            reader: reader.clone(),
-            transport,
-            arrivals,
-            clock: clock.clone(),
-            observer: journal.clone(),
-            reserve: settings.disk_reserve,
-        };
-        let replica = driver::start(parts, tokio::runtime::Handle::current(), fail);
-        let id = id.to_string();
-        let inner = Inner { settings, id, origin, replica, reader, backend, journal, clock };
-        Ok(Node(Arc::new(inner)))
-    }
-
     /// Applies changes as one durable group commit; answers in the same order.
     pub async fn write(&self, changes: Vec<Change>) -> Vec<Result<Written, WriteError>> {
         let count = changes.len();
@@ -333,6 +251,9 @@ impl Node {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ReadError> {
+        if self.is_stepped() {
+            return Ok(work());
+        }
         tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Draining)
     }
 
@@ -405,6 +326,10 @@ impl Node {
 
     fn origin(&self) -> Origin {
         self.0.origin
+    }
+
+    fn is_stepped(&self) -> bool {
+        self.0.stepped
     }
 
     fn slots(&self) -> u16 {

@@ -14,15 +14,16 @@
 //! 3. `next` may be cancelled at any await: nothing is lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use atoll_replication::core::Status;
-use atoll_store::dot::{Hlc, Origin};
+use atoll_store::dot::{Hlc, Millis, Origin};
 use atoll_store::entity::Image;
 use atoll_store::log;
 use atoll_store::name::EntityKey;
@@ -36,7 +37,7 @@ use super::{Changed, Node, ReadError, Record, Selection, Start};
 /// Entities listed in one step of a snapshot, changes read in one step of the journal.
 const PAGE: usize = 256;
 /// A subscriber whom nothing concerned for this long is told how far the journal has moved.
-const PROGRESS_EVERY: Duration = Duration::from_secs(15);
+const PROGRESS_EVERY_MS: Millis = 15_000;
 
 enum Phase {
     /// From this slot (everything) or id (one collection) on.
@@ -78,7 +79,8 @@ pub struct Subscription {
     told: u64,
     clocks: Arc<BTreeMap<Origin, Hlc>>,
     queue: VecDeque<(Record, Cursor)>,
-    progress_at: Instant,
+    /// By the node's clock.
+    progress_at: Millis,
 }
 
 impl Drop for Subscription {
@@ -134,7 +136,7 @@ impl Subscription {
             told: end,
             clocks: Arc::default(),
             queue: VecDeque::new(),
-            progress_at: Instant::now() + PROGRESS_EVERY,
+            progress_at: node.now() + PROGRESS_EVERY_MS,
             node,
         };
         subscription.begin(start);
@@ -197,7 +199,7 @@ impl Subscription {
     pub async fn next(&mut self) -> (Record, Cursor) {
         loop {
             if let Some(next) = self.queue.pop_front() {
-                self.progress_at = Instant::now() + PROGRESS_EVERY;
+                self.progress_at = self.node.now() + PROGRESS_EVERY_MS;
                 return next;
             }
             if let Err(error) = self.advance().await {
@@ -312,17 +314,40 @@ impl Subscription {
 
     /// Waits for a change of what is selected, or until progress is due.
     async fn wait(&mut self) {
-        tokio::select! {
-            () = self.notify.notified() => {}
-            () = tokio::time::sleep_until(self.progress_at) => {
-                self.progress_at = Instant::now() + PROGRESS_EVERY;
-                self.skip();
-                if self.position > self.told {
-                    self.told = self.position;
-                    let cursor = self.cursor(self.position);
-                    self.queue.push_back((Record::Progress, cursor));
-                }
+        if !is_due(self.node.now(), self.progress_at) {
+            // In a fixed order: what a stepped node does is decided by its caller alone.
+            tokio::select! {
+                biased;
+                () = self.notify.notified() => return,
+                () = self.due() => {}
             }
+        }
+        self.progress();
+    }
+
+    /// Waits until progress is due. Whoever steps a node polls again when its clock has moved.
+    async fn due(&self) {
+        let wait_ms = self.progress_at.saturating_sub(self.node.now());
+        match self.node.is_stepped() {
+            false => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
+            true => {
+                poll_fn(|_| match is_due(self.node.now(), self.progress_at) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                })
+                .await
+            }
+        }
+    }
+
+    /// Tells how far the journal has moved.
+    fn progress(&mut self) {
+        self.progress_at = self.node.now() + PROGRESS_EVERY_MS;
+        self.skip();
+        if self.position > self.told {
+            self.told = self.position;
+            let cursor = self.cursor(self.position);
+            self.queue.push_back((Record::Progress, cursor));
         }
     }
 
@@ -451,5 +476,21 @@ impl Subscription {
         self.phase = Phase::Live;
         let cursor = self.cursor(self.position);
         self.queue.push_back((Record::Progress, cursor));
+    }
+}
+
+/// Whether progress is due: also after the clock was set back, which must not silence it.
+fn is_due(now: Millis, at: Millis) -> bool {
+    now >= at || at - now > PROGRESS_EVERY_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_set_back_does_not_silence_progress() {
+        assert!(is_due(20_000, 20_000) && is_due(4_999, 20_000));
+        assert!(!is_due(5_000, 20_000) && !is_due(19_999, 20_000));
     }
 }

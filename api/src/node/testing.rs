@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use atoll_replication::driver::SystemClock;
 use atoll_replication::transport::{Class, NodeId, Transport};
 
 use super::{Node, Settings, StartError};
@@ -69,5 +70,6 @@ pub fn try_open(dir: &TempDir) -> Result<Node, StartError> {
     // Held for the life of the process: a network that ends would end the node.
     std::mem::forget(sender);
     let fail = |error| panic!("commit failed: {error}");
-    Node::start(settings(dir, "eu"), NodeId([1; 16]), Arc::new(Nowhere), arrivals, fail)
+    let (transport, clock) = (Arc::new(Nowhere), Arc::new(SystemClock));
+    Node::start(settings(dir, "eu"), NodeId([1; 16]), transport, arrivals, clock, fail)
 }
