@@ -7,6 +7,8 @@ pub mod checkers;
 pub mod cli;
 pub mod history;
 pub mod http;
+pub mod matrix;
 pub mod random;
+pub mod report;
 pub mod wait;
 pub mod workloads;

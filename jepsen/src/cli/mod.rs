@@ -3,6 +3,8 @@
 //! Exit codes: 0 all good, 1 something is wrong with what was tested, 2 usage.
 
 mod check;
+mod matrix;
+mod report;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,10 @@ struct Cli {
 enum Command {
     /// Judges a history that was recorded before.
     Check(check::Check),
+    /// Writes the table of runs into docs/testing.md.
+    Matrix(matrix::Matrix),
+    /// Makes a run's page again.
+    Report(report::Report),
     /// The product itself, for runs of real processes.
     #[command(hide = true, disable_help_flag = true)]
     Atoll {
@@ -33,6 +39,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Check(check) => check.run(),
+        Command::Matrix(matrix) => matrix.run(),
+        Command::Report(report) => report.run(),
         Command::Atoll { arguments } => return atoll::cli::main_with(arguments),
     };
     match result {
