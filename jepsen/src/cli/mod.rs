@@ -4,6 +4,8 @@
 
 mod check;
 mod sim;
+mod matrix;
+mod report;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,10 @@ enum Command {
     Check(check::Check),
     /// Runs whole clusters in one thread, under seeds.
     Sim(sim::Sim),
+    /// Writes the table of runs into docs/testing.md.
+    Matrix(matrix::Matrix),
+    /// Makes a run's page again.
+    Report(report::Report),
     /// The product itself, for runs of real processes.
     #[command(hide = true, disable_help_flag = true)]
     Atoll {
@@ -37,6 +43,8 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Check(check) => check.run(),
         Command::Sim(sim) => sim.run(),
+        Command::Matrix(matrix) => matrix.run(),
+        Command::Report(report) => report.run(),
         Command::Atoll { arguments } => return atoll::cli::main_with(arguments),
     };
     match result {

@@ -343,7 +343,9 @@ impl World {
         if machine.commit_at.is_none() && machine.flush_at.is_none() {
             machine.commit_at = Some(time + self.random.below(4) as u64);
         }
-        turned.logged.iter().for_each(|(_, bytes)| drop(self.trace.update(bytes)));
+        for (_, bytes) in &turned.logged {
+            self.trace.update(bytes);
+        }
         for (_, dot) in self.ledger.note(&turned.logged) {
             if dot.origin != origin && self.owners.get(&dot.origin) == Some(&number) {
                 self.coverage.hit("earlier start taken back");
