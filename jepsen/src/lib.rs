@@ -7,6 +7,7 @@ pub mod checkers;
 pub mod cli;
 pub mod history;
 pub mod http;
+pub mod maelstrom;
 pub mod random;
 pub mod wait;
 pub mod workloads;

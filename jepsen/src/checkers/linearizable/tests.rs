@@ -182,7 +182,7 @@ fn too_much_work_is_unknown_and_not_good() {
     assert_eq!(verdict.counted["steps"], 10_000.0);
 }
 
-/// An operation in time: it takes effect at `2 * 10^6 * its place`, somewhere within.
+/// An operation in time.
 struct Span {
     from: u64,
     to: u64,
@@ -266,16 +266,16 @@ fn draw(random: &mut Random, entity: Entity, place: usize) -> (&'static str, Val
 }
 
 /// Operations executed one after the other, each then stretched in time: up to about `width` of
-/// them overlap. One in eight is of unknown fate, and was then executed or not.
+/// them overlap. Some are of unknown fate, and were then executed or not.
 fn executed(random: &mut Random, entity: Entity, count: usize, width: u64) -> Vec<Span> {
     let mut plain = Plain::default();
-    let mut spans = Vec::new();
+    let (mut spans, rarity) = (Vec::new(), random.between(3, 9) as usize);
     for place in 0..count {
         let (f, argument) = draw(random, entity, place);
         let at = (place as u64 + 1) * 1_000 * width;
         let (early, late) = (random.between(1, 500 * width), random.between(1, 500 * width));
         let (from, to) = (at - early * width.min(place as u64 + 1), at + late * width);
-        let unknown = random.one_in(8);
+        let unknown = random.one_in(rarity);
         let read = if entity == Entity::Counter { "read-sum" } else { "read" };
         let asked = if f == "read" { read } else { f };
         let result = match unknown && random.one_in(2) {
