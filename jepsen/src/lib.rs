@@ -8,6 +8,7 @@ pub mod cli;
 pub mod history;
 pub mod http;
 pub mod matrix;
+pub mod maelstrom;
 pub mod random;
 pub mod simulator;
 pub mod report;

@@ -13,7 +13,13 @@ use serde::Serialize;
 
 use crate::history::{History, Pair, Type};
 
+pub mod bank;
 pub mod convergence;
+pub mod exactly_once;
+pub mod keyed;
+pub mod linearizable;
+pub mod list_append;
+pub mod ownership;
 pub mod pn_counter;
 pub mod set;
 
@@ -25,6 +31,9 @@ pub const FINAL_READ: &str = "final-read";
 pub struct Verdict {
     /// What must not be; empty if the history is good.
     pub violations: Vec<String>,
+    /// What could not be decided within the bound of work: neither good nor bad.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
     /// How many operations were judged: none is no proof.
     pub judged: usize,
     /// What is no violation and worth a number: anomalies that are allowed, latencies, rates.
@@ -33,9 +42,18 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether nothing is wrong, and something was looked at.
+    /// Whether nothing is wrong, nothing undecided, and something was looked at.
     pub fn is_good(&self) -> bool {
-        self.violations.is_empty() && self.judged > 0
+        self.violations.is_empty() && self.unknown.is_empty() && self.judged > 0
+    }
+
+    /// The verdict in one word.
+    pub fn word(&self) -> &'static str {
+        match self.is_good() {
+            true => "good",
+            false if self.violations.is_empty() && !self.unknown.is_empty() => "UNKNOWN",
+            false => "BAD",
+        }
     }
 
     fn blame(&mut self, pair: &Pair<'_>, what: String) {

@@ -33,9 +33,9 @@ impl Check {
         let mut good = true;
         for (name, verdict) in verdicts {
             good &= verdict.is_good();
-            let word = if verdict.is_good() { "good" } else { "BAD" };
-            println!("{name}: {word}, {} operations judged", verdict.judged);
+            println!("{name}: {}, {} operations judged", verdict.word(), verdict.judged);
             verdict.violations.iter().for_each(|violation| println!("  {violation}"));
+            verdict.unknown.iter().for_each(|undecided| println!("  undecided: {undecided}"));
         }
         Ok(good)
     }
