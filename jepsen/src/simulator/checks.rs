@@ -107,7 +107,17 @@ impl World {
                 let vector = engine.vector(shard);
                 text += &format!("\n{} {shard} {digest:?} {vector:?}", machine.number);
             }
-            text += &format!(" damaged {:?}", engine.quarantined());
+            let status = running.driver.core().status();
+            let peers = status.peers.iter().filter(|peer| peer.connected);
+            let peers: Vec<&str> = peers.map(|peer| peer.name.as_str()).collect();
+            let (damaged, waiting) = (engine.quarantined(), status.waiting);
+            text += &format!(" damaged {damaged:?}, {waiting} wait, connected to {peers:?}");
+            text += &format!(
+                ", {} arrived, to commit {:?}, to flush {:?}",
+                machine.arrivals.len(),
+                machine.commit_at,
+                machine.flush_at
+            );
         }
         text
     }

@@ -47,11 +47,8 @@ impl World {
         self.crash(at);
         self.coverage.hit("crash");
         let machine = &mut self.machines[at];
-        if machine.memory.free_space().is_ok_and(|free| free.is_some_and(|free| free < RESERVE / 2))
-        {
-            // Whoever operates it frees a full disk before it is started again.
-            machine.memory.set_free_space(None);
-        }
+        // Whoever operates it frees a full disk before it is started again.
+        machine.memory.set_free_space(Some(u64::MAX));
         if machine.restart_at.is_none() {
             machine.restart_at = Some(self.time + self.random.between(20, most_ms));
         }
@@ -186,8 +183,9 @@ impl World {
     fn fill(&mut self, at: usize) {
         self.note("full-disk", at);
         let free = if self.random.one_in(3) { self.random.between(0, 200) } else { RESERVE - 1 };
-        let freed = self.machines[at].memory.free_space().is_ok_and(|free| free.is_some());
-        self.machines[at].memory.set_free_space((!freed).then_some(free));
+        let full = self.machines[at].memory.free_space();
+        let full = full.is_ok_and(|free| free.is_some_and(|free| free < RESERVE));
+        self.machines[at].memory.set_free_space(Some(if full { u64::MAX } else { free }));
     }
 
     fn partition(&mut self) {
@@ -257,7 +255,7 @@ impl World {
             machine.offset_ms = self.random.between(0, 400) as i64 - 200;
             machine.drift_ppm = 0;
             machine.paused_until = None;
-            machine.memory.set_free_space(None);
+            machine.memory.set_free_space(Some(u64::MAX));
             if machine.running.is_none() && machine.restart_at.is_none() {
                 machine.restart_at = Some(self.time + 1);
             }
