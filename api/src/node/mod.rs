@@ -354,3 +354,6 @@ fn written_of(
     let (existed, replayed) = (written.existed, written.replayed);
     Ok(Written { image: written.image, existed, replayed })
 }
+
+#[cfg(test)]
+mod tests;

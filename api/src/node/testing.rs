@@ -1,5 +1,6 @@
 //! A node without a network, for tests of the surfaces.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use atoll_replication::transport::{Class, NodeId, Transport};
 use super::{Node, Settings, StartError};
 
 /// A network that reaches nobody.
-struct Nowhere;
+pub(super) struct Nowhere;
 
 impl Transport for Nowhere {
     fn send(&self, _: NodeId, _: Class, _: Bytes) -> bool {
@@ -27,14 +28,14 @@ impl Transport for Nowhere {
     }
 }
 
-/// Settings of a lone node in `region`.
-pub fn settings(dir: &TempDir, region: &str) -> Settings {
+/// Settings of a lone node in `region`, with its data in a directory.
+pub fn settings(dir: &Path, region: &str) -> Settings {
     Settings {
         name: format!("{region}-1"),
         region: region.to_owned(),
         zone: "a".to_owned(),
         advertise: "127.0.0.1:0".to_owned(),
-        data: dir.path().join("data"),
+        data: dir.join("data"),
         seeds: 0,
         store: Default::default(),
         engine_cache: 16 << 20,
@@ -71,5 +72,5 @@ pub fn try_open(dir: &TempDir) -> Result<Node, StartError> {
     std::mem::forget(sender);
     let fail = |error| panic!("commit failed: {error}");
     let (transport, clock) = (Arc::new(Nowhere), Arc::new(SystemClock));
-    Node::start(settings(dir, "eu"), NodeId([1; 16]), transport, arrivals, clock, fail)
+    Node::start(settings(dir.path(), "eu"), NodeId([1; 16]), transport, arrivals, clock, fail)
 }

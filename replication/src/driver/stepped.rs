@@ -158,3 +158,6 @@ impl Stepped {
         done
     }
 }
+
+#[cfg(test)]
+mod tests;
