@@ -119,6 +119,9 @@ fn glyphs(svg: &mut Markup, class: &str, shape: &str, cells: &BTreeSet<(i64, i64
     }
 }
 
+/// A class and which percentile it draws.
+type Curve = (&'static str, fn(&Quantiles) -> f64);
+
 /// A window of time with what began in it.
 #[derive(Clone, Default)]
 struct Window {
@@ -153,7 +156,7 @@ fn lines(svg: &mut Markup, frame: &Frame, y: &Scale, calls: &[&Call<'_>]) {
     let length = window_seconds(end);
     let windows = windows(calls, end);
     let found: Vec<Quantiles> = windows.iter().map(|w| quantiles(&w.latencies_ms)).collect();
-    let curves: [(&str, fn(&Quantiles) -> f64); 4] = [
+    let curves: [Curve; 4] = [
         ("line line-max", |q| q.max),
         ("line line-p99", |q| q.p99),
         ("line line-p95", |q| q.p95),

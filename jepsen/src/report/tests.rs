@@ -33,8 +33,8 @@ fn a_page_names_every_verdict_and_shades_every_fault() {
         let word = if verdict.is_good() { "good" } else { "BAD" };
         assert!(page.contains(&format!(">{word}</b> {name}<")), "{name}");
     }
-    for name in ["kill", "pause", "slow", "partition-reg…"] {
-        assert!(page.contains(&format!(">{}</text>", markup::clip(name, 13))), "{name}");
+    for name in ["kill", "pause", "slow", "partition-region"] {
+        assert!(page.contains(&format!(">{}</text>", markup::clip(name, 17))), "{name}");
     }
     // Seven windows in each chart: two of latency, two of throughput.
     assert_eq!(page.matches("class=\"shade\"").count(), 28);
