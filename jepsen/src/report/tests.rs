@@ -112,7 +112,7 @@ fn a_page_of_many_operations_stays_small() {
     let run = sample::run(3, 116_000);
     assert!(run.history.pairs().len() > 100_000, "{}", run.history.pairs().len());
     let page = page(&run);
-    assert!(page.len() < 3_000_000, "{} bytes", page.len());
+    assert!(page.len() < 1_000_000, "{} bytes", page.len());
     assert!(page.contains("operations that would cover each other share one"));
 }
 
