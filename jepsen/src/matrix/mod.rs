@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use document::replace;
 pub use tables::{mutants, runs};
 
-use crate::report::{self, RESULTS, Results};
+use crate::report::{self, Judged, RESULTS, Results};
 
 /// Where the tables are, from the root of the workspace.
 pub const PAGE: &str = "docs/testing.md";
@@ -135,9 +135,13 @@ fn note(run: &Results) -> Option<String> {
         return None;
     }
     let bad = run.verdicts.iter().filter(|verdict| !verdict.good);
-    let word = |violations: u64| if violations > 0 { "BAD" } else { "judged nothing" };
+    let word = |verdict: &Judged| match (verdict.violations_total, verdict.unknown.len()) {
+        (0, 0) => "judged nothing",
+        (0, _) => "not decided",
+        _ => "BAD",
+    };
     let bad: Vec<String> =
-        bad.map(|verdict| format!("{} {}", verdict.name, word(verdict.violations_total))).collect();
+        bad.map(|verdict| format!("{} {}", verdict.name, word(verdict))).collect();
     let what = if bad.is_empty() { "nothing was judged".into() } else { bad.join(", ") };
     Some(format!("seed {}: {what}", run.seed))
 }
@@ -168,7 +172,7 @@ fn write(page: &Path, section: &str, content: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Judged, Operations, Quantiles};
+    use crate::report::{Operations, Quantiles};
 
     fn result(nemesis: &[&str], seed: u64, violations: u64, p99: Option<f64>) -> Results {
         let good = violations == 0;

@@ -6,8 +6,8 @@ use super::markup::{Markup, counted, number, thousands};
 use super::scale::{Scale, brief, duration};
 use super::stable::{Quantiles, Stable};
 
-const TOP: f64 = 34.0;
-const BOTTOM: f64 = 194.0;
+const TOP: f64 = 40.0;
+const BOTTOM: f64 = 200.0;
 /// Bars across the chart.
 const BARS: usize = 60;
 
@@ -94,7 +94,7 @@ fn percentiles(svg: &mut Markup, x: &Scale, q: &Quantiles) {
         let place = x.place(value);
         let row = row_ends.iter().position(|end| *end < place - 13.0).unwrap_or(2);
         row_ends[row] = place + 13.0;
-        let y = 9.0 + 10.0 * row as f64;
+        let y = 9.0 + 12.0 * row as f64;
         line(svg, "percentile", (place, y + 2.0, place, BOTTOM));
         let (x, y) = (number(place), number(y));
         let at = [("x", x.as_str()), ("y", &y), ("text-anchor", "middle"), ("class", "note")];

@@ -12,8 +12,8 @@ use super::scale::{Scale, brief, duration};
 /// Width of a drawing.
 pub(super) const WIDTH: f64 = 800.0;
 /// Where the plot begins and ends.
-pub(super) const LEFT: f64 = 76.0;
-pub(super) const RIGHT: f64 = WIDTH - 14.0;
+pub(super) const LEFT: f64 = 112.0;
+pub(super) const RIGHT: f64 = WIDTH - 22.0;
 /// Height of a fault's lane.
 const LANE: f64 = 13.0;
 /// Most lanes; further names share the last one.
@@ -34,7 +34,7 @@ pub(super) struct Frame {
 impl Frame {
     /// A plot of that height below the lanes of the faults.
     pub(super) fn new(facts: &Facts<'_>, height: f64) -> Frame {
-        let top = 6.0 + LANE * lanes(&facts.faults).len() as f64;
+        let top = 12.0 + LANE * lanes(&facts.faults).len() as f64;
         let x = Scale::linear(0.0, facts.end, LEFT, RIGHT);
         Frame { x, top, bottom: top + height }
     }
@@ -62,7 +62,7 @@ impl Frame {
             let y = 2.0 + LANE * place as f64;
             let (x, y) = (number(LEFT - 6.0), number(y + 9.5));
             let at = [("x", x.as_str()), ("y", &y), ("class", "lane"), ("text-anchor", "end")];
-            svg.leaf("text", &at, &clip(name, 13));
+            svg.leaf("text", &at, &clip(name, 17));
         }
         let windows = facts.faults.iter().filter(|fault| fault.counts);
         for fault in windows.take(WINDOWS_MAX) {

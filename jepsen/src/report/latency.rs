@@ -119,6 +119,9 @@ fn glyphs(svg: &mut Markup, class: &str, shape: &str, cells: &BTreeSet<(i64, i64
     }
 }
 
+/// A class and which percentile it draws.
+type Curve = (&'static str, fn(&Quantiles) -> f64);
+
 /// A window of time with what began in it.
 #[derive(Clone, Default)]
 struct Window {
@@ -153,7 +156,7 @@ fn lines(svg: &mut Markup, frame: &Frame, y: &Scale, calls: &[&Call<'_>]) {
     let length = window_seconds(end);
     let windows = windows(calls, end);
     let found: Vec<Quantiles> = windows.iter().map(|w| quantiles(&w.latencies_ms)).collect();
-    let curves: [(&str, fn(&Quantiles) -> f64); 4] = [
+    let curves: [Curve; 4] = [
         ("line line-max", |q| q.max),
         ("line line-p99", |q| q.p99),
         ("line line-p95", |q| q.p95),
@@ -192,4 +195,49 @@ fn summary(window: &Window, q: &Quantiles, from: f64, to: f64) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Recorder;
+    use serde_json::json;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A call a second, all of 2 ms; between 40 and 60 s, all failed.
+    fn drawn() -> String {
+        let mut recorder = Recorder::default();
+        for second in 0..100 {
+            let kind = if (40..60).contains(&second) { Type::Fail } else { Type::Ok };
+            let (from, to) = (second * SECOND, second * SECOND + SECOND / 500);
+            recorder.invoke(from, 0, "add", json!(1), None);
+            recorder.end(to, 0, kind, "add", json!(1), None, None);
+        }
+        recorder.nemesis(100 * SECOND, "healed", json!(null));
+        let history = recorder.history();
+        let mut out = Markup::default();
+        charts(&mut out, &Facts::new(&history));
+        out.finish()
+    }
+
+    #[test]
+    fn a_line_is_broken_where_nothing_ended_well() {
+        let page = drawn();
+        let lines: Vec<&str> = page.split("class=\"line ").skip(1).collect();
+        assert_eq!(lines.len(), 4);
+        for line in lines {
+            let d = line.split('"').nth(2).unwrap();
+            assert_eq!((d.matches('M').count(), d.matches('L').count()), (2, 78), "{d}");
+        }
+    }
+
+    #[test]
+    fn windows_say_what_they_hold() {
+        let page = drawn();
+        let ok = "1 to 2 s: 1 ok\np50 2 ms\np95 2 ms\np99 2 ms\nmax 2 ms<";
+        assert!(page.contains(ok), "{page}");
+        assert_eq!(page.matches(": 0 ok, 1 failed<").count(), 20);
+        assert_eq!(page.matches("class=\"window\"").count(), 100);
+    }
 }

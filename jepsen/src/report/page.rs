@@ -43,8 +43,7 @@ pub(super) fn render(results: &Results, history: &History) -> String {
 }
 
 fn title(results: &Results) -> String {
-    let word = if results.valid { "good" } else { "BAD" };
-    format!("{} under {}: {word}", results.workload, nemesis(results))
+    format!("{} under {}: {}", results.workload, nemesis(results), results.word())
 }
 
 fn nemesis(results: &Results) -> String {
@@ -85,8 +84,7 @@ fn out_of_nothing(main: &mut Markup) {
 fn header(main: &mut Markup, results: &Results, facts: &Facts<'_>) {
     main.element("header", &[], |out| {
         out.element("h1", &[], |out| {
-            let (class, word) = verdict_word(results.valid);
-            out.leaf("b", &[("class", class)], word);
+            out.leaf("b", &[("class", class(results.word()))], results.word());
             out.text(" ");
             out.leaf("span", &[], &format!("{} under {}", results.workload, nemesis(results)));
         });
@@ -106,8 +104,13 @@ fn header(main: &mut Markup, results: &Results, facts: &Facts<'_>) {
     });
 }
 
-fn verdict_word(good: bool) -> (&'static str, &'static str) {
-    if good { ("good", "good") } else { ("bad", "BAD") }
+/// The class of a verdict's word.
+fn class(word: &str) -> &'static str {
+    match word {
+        "good" => "good",
+        "UNKNOWN" => "unknown",
+        _ => "bad",
+    }
 }
 
 fn verdicts(out: &mut Markup, results: &Results, facts: &Facts<'_>) {
@@ -121,21 +124,25 @@ fn verdicts(out: &mut Markup, results: &Results, facts: &Facts<'_>) {
 }
 
 fn verdict(out: &mut Markup, judged: &Judged, targets: &BTreeSet<u64>) {
-    out.element("article", &[("class", verdict_word(judged.good).0)], |out| {
+    out.element("article", &[("class", class(&judged.word))], |out| {
         out.element("h3", &[], |out| {
-            let (class, word) = verdict_word(judged.good);
-            out.leaf("b", &[("class", class)], word);
+            out.leaf("b", &[("class", class(&judged.word))], &judged.word);
             out.text(&format!(" {}", judged.name));
             let mut what = format!(" · {} judged", counted(judged.judged, "operation"));
             if judged.violations_total > 0 {
                 let count = counted(judged.violations_total, "violation");
                 what.push_str(&format!(" · {count}"));
+            } else if !judged.unknown.is_empty() {
+                what.push_str(": not decided");
             } else if !judged.good {
                 what.push_str(": no proof of anything");
             }
             out.leaf("small", &[], &what);
         });
         violations(out, judged, targets);
+        judged.unknown.iter().for_each(|what| {
+            out.leaf("p", &[("class", "caption")], &clip(what, VIOLATION_MAX));
+        });
         counts(out, &judged.counted);
     });
 }

@@ -71,12 +71,17 @@ pub struct Judged {
     pub name: String,
     /// Whether something was judged and nothing is wrong.
     pub good: bool,
+    /// The verdict in one word: `good`, `BAD`, or `UNKNOWN` if it could not be decided.
+    pub word: String,
     /// How many operations were judged.
     pub judged: u64,
     /// How many violations there are.
     pub violations_total: u64,
     /// The first of them.
     pub violations: Vec<String>,
+    /// What could not be decided, the first of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
     /// What is worth a number and no violation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counted: BTreeMap<String, f64>,
@@ -91,9 +96,11 @@ impl Judged {
         Judged {
             name: name.clone(),
             good: verdict.is_good(),
+            word: verdict.word().into(),
             judged: verdict.judged as u64,
             violations_total: verdict.violations.len() as u64,
             violations: verdict.violations.iter().take(VIOLATIONS_MAX).cloned().collect(),
+            unknown: verdict.unknown.iter().take(VIOLATIONS_MAX).cloned().collect(),
             counted,
         }
     }
@@ -131,6 +138,16 @@ impl Results {
             *self.faults.entry(fault.name.to_owned()).or_default() += 1;
         }
         self.stable_latency_ms = facts.stable.as_ref().map(|stable| stable.quantiles());
+    }
+
+    /// The run in one word. What could not be decided counts only if nothing is wrong.
+    pub fn word(&self) -> &'static str {
+        let undecided = |verdict: &Judged| verdict.good || verdict.word == "UNKNOWN";
+        match self.valid {
+            true => "good",
+            false if !self.verdicts.is_empty() && self.verdicts.iter().all(undecided) => "UNKNOWN",
+            false => "BAD",
+        }
     }
 
     /// Violations of all judges.

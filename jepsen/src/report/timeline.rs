@@ -21,7 +21,7 @@ const SHOWN_MAX: usize = 200;
 const NEAR: usize = 14;
 /// Height of a row, width of a column, width of the times at the left.
 const ROW: f64 = 9.0;
-const COLUMN: f64 = 108.0;
+const COLUMN: f64 = 122.0;
 const GUTTER: f64 = 66.0;
 const HEAD: f64 = 22.0;
 
