@@ -15,12 +15,19 @@ use crate::history::{History, Pair, Type};
 
 pub mod bank;
 pub mod convergence;
+mod entity;
 pub mod exactly_once;
 pub mod keyed;
 pub mod linearizable;
 pub mod list_append;
+pub mod map;
+mod memory;
+pub mod mv_register;
+mod observed;
+pub mod or_set;
 pub mod ownership;
 pub mod pn_counter;
+pub mod register;
 pub mod set;
 
 /// The function of reads that must show everything.

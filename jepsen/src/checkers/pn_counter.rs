@@ -57,8 +57,10 @@ fn reach(adds: &[(i128, Pair<'_>)], read: &Pair<'_>) -> (i128, i128) {
 }
 
 /// The sums that a final read may show.
-enum Acceptable {
+pub(super) enum Acceptable {
+    /// Exactly these.
     Sums(BTreeSet<i128>),
+    /// Any from the first to the second.
     Between(i128, i128),
 }
 
@@ -71,7 +73,7 @@ impl Acceptable {
     }
 
     /// The sums with and without one more.
-    fn maybe(self, by: i128) -> Acceptable {
+    pub(super) fn maybe(self, by: i128) -> Acceptable {
         match self {
             Acceptable::Sums(sums) if sums.len() * 2 <= SUMS_MAX => {
                 Acceptable::Sums(sums.iter().flat_map(|sum| [*sum, sum + by]).collect())
@@ -87,7 +89,8 @@ impl Acceptable {
         }
     }
 
-    fn contains(&self, sum: i128) -> bool {
+    /// Whether it may be shown.
+    pub(super) fn contains(&self, sum: i128) -> bool {
         match self {
             Acceptable::Sums(sums) => sums.contains(&sum),
             Acceptable::Between(least, most) => (*least..=*most).contains(&sum),

@@ -10,6 +10,13 @@
 //! 3. Chance comes from the generator that is passed in: a run is a function of its seed.
 
 pub mod g_set;
+mod keyed;
+pub mod map;
+pub mod mv_register;
+pub mod or_set;
+pub mod register;
+#[cfg(test)]
+mod replicas;
 
 use serde_json::Value;
 
@@ -145,7 +152,13 @@ pub trait Workload: Send {
 type Make = fn(nodes: usize) -> Box<dyn Workload>;
 
 /// All workloads, by name.
-pub const ALL: &[(&str, Make)] = &[("g-set", |_| Box::new(g_set::GSet::default()))];
+pub const ALL: &[(&str, Make)] = &[
+    ("g-set", |_| Box::new(g_set::GSet::default())),
+    ("map", |_| Box::new(map::Maps::default())),
+    ("mv-register", |_| Box::new(mv_register::MvRegister::default())),
+    ("or-set", |_| Box::new(or_set::OrSet::default())),
+    ("register", |_| Box::new(register::Register::default())),
+];
 
 /// The workload of that name.
 pub fn find(name: &str) -> Option<Make> {

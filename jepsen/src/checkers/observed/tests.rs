@@ -1,0 +1,40 @@
+//! What disks that fail take from what is known.
+
+use serde_json::{Value, json};
+
+use crate::checkers::or_set;
+use crate::history::{Recorder, Type};
+
+/// One client of one node adds, removes, and reads what is said; the node's disk fails between the
+/// add and the remove, or not.
+fn add_remove_read(fault: Option<&str>, shows: &Value) -> Vec<String> {
+    let mut recorder = Recorder::default();
+    let mut done = |f: &str, value: Value, result: Value| {
+        recorder.invoke(0, 0, f, value, Some("eu-1"));
+        recorder.end(0, 0, Type::Ok, f, result, None, Some("eu-1"));
+        if let Some(fault) = fault.filter(|_| f == "add") {
+            recorder.nemesis(0, fault, json!({"phase": "begin", "nodes": ["eu-1"]}));
+            recorder.nemesis(0, fault, json!({"phase": "end", "nodes": ["eu-1"]}));
+        }
+    };
+    done("add", json!(["k", 1]), json!(["k", 1]));
+    done("remove", json!(["k", 1]), json!(["k", 1]));
+    done("final-read", json!(["k", null]), json!(["k", shows]));
+    or_set::check(&recorder.history()).violations
+}
+
+#[test]
+fn a_node_that_kept_its_disk_removes_what_it_added() {
+    let back = ["k: 1 was removed, and is back"];
+    for fault in [None, Some("kill"), Some("partition")] {
+        let found = add_remove_read(fault, &json!([1]));
+        assert!(found.len() == 1 && found[0].ends_with(back[0]), "{fault:?}: {found:?}");
+        assert_eq!(add_remove_read(fault, &json!([])), [""; 0]);
+    }
+}
+
+#[test]
+fn a_node_whose_disk_was_put_back_may_remove_nothing() {
+    assert_eq!(add_remove_read(Some("restore"), &json!([1])), [""; 0]);
+    assert_eq!(add_remove_read(Some("restore"), &json!([])), [""; 0]);
+}
