@@ -3,9 +3,9 @@
 //! Exit codes: 0 all good, 1 something is wrong with what was tested, 2 usage.
 
 mod check;
-mod sim;
 mod matrix;
 mod report;
+mod sim;
 
 use std::process::ExitCode;
 

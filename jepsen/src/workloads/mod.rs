@@ -10,6 +10,12 @@
 //! 3. Chance comes from the generator that is passed in: a run is a function of its seed.
 
 pub mod g_set;
+pub mod multi_entity;
+pub mod pn_counter;
+pub mod pubsub;
+pub mod session;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use serde_json::Value;
 
@@ -52,11 +58,15 @@ pub enum Request {
         key: Option<String>,
         /// `If-Match`: a version that was read (multi-registers).
         seen: Option<String>,
+        /// `Atoll-Session`: the token of the client's last answer.
+        session: Option<String>,
     },
     /// A read of an entity.
     Read {
         /// Kind, collection, id.
         entity: (&'static str, String, String),
+        /// `Atoll-Session`: the token of the client's last answer.
+        session: Option<String>,
     },
     /// What a subscriber receives within a while.
     Poll {
@@ -69,6 +79,18 @@ pub enum Request {
         /// The subscriber ends its stream, if it has one, and opens another.
         reconnect: bool,
     },
+}
+
+impl Request {
+    /// A write without a key, a condition or a session.
+    pub fn write(entity: (&'static str, String, String), method: Method, body: Value) -> Request {
+        Request::Write { entity, method, body, key: None, seen: None, session: None }
+    }
+
+    /// A read without a session.
+    pub fn read(entity: (&'static str, String, String)) -> Request {
+        Request::Read { entity, session: None }
+    }
 }
 
 /// Where a request goes.
@@ -145,7 +167,13 @@ pub trait Workload: Send {
 type Make = fn(nodes: usize) -> Box<dyn Workload>;
 
 /// All workloads, by name.
-pub const ALL: &[(&str, Make)] = &[("g-set", |_| Box::new(g_set::GSet::default()))];
+pub const ALL: &[(&str, Make)] = &[
+    ("g-set", |_| Box::new(g_set::GSet::default())),
+    ("multi-entity", |_| Box::new(multi_entity::MultiEntity::default())),
+    ("pn-counter", |_| Box::new(pn_counter::PnCounter::default())),
+    ("pubsub", |_| Box::new(pubsub::PubSub::default())),
+    ("session", |_| Box::new(session::Sessions::default())),
+];
 
 /// The workload of that name.
 pub fn find(name: &str) -> Option<Make> {
