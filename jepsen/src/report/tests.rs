@@ -71,6 +71,7 @@ fn hostile_values_stay_text() {
         violations: vec![format!("operation 1: {hostile}")],
         judged: 1,
         counted: [(hostile.to_owned(), 1.0)].into(),
+        ..Verdict::default()
     };
     let run = Run {
         workload: hostile.into(),
@@ -151,7 +152,8 @@ fn results_count_what_happened() {
 #[test]
 fn the_first_hundred_violations_are_kept_and_all_are_counted() {
     let violations = (0..250).map(|n| format!("operation {n}: x")).collect();
-    let verdict = Verdict { violations, judged: 9, counted: [("x".into(), f64::NAN)].into() };
+    let counted = [("x".into(), f64::NAN)].into();
+    let verdict = Verdict { violations, judged: 9, counted, ..Verdict::default() };
     let run = Run { verdicts: vec![("set".into(), verdict)], ..Run::default() };
     let judged = &run.results().verdicts[0];
     assert_eq!((judged.violations.len(), judged.violations_total), (100, 250));
