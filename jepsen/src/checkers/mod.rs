@@ -13,11 +13,15 @@ use serde::Serialize;
 
 use crate::history::{History, Pair, Type};
 
+pub mod availability;
 pub mod bank;
 pub mod convergence;
 mod entity;
 pub mod exactly_once;
+mod faults;
+pub mod growth;
 pub mod keyed;
+mod keyed_set;
 pub mod linearizable;
 pub mod list_append;
 pub mod map;
@@ -28,7 +32,13 @@ pub mod or_set;
 pub mod ownership;
 pub mod pn_counter;
 pub mod register;
+pub mod multi_entity;
+pub mod ownership;
+pub mod pn_counter;
+pub mod session;
 pub mod set;
+pub mod stable_latency;
+pub mod subscription;
 
 /// The function of reads that must show everything.
 pub const FINAL_READ: &str = "final-read";
@@ -82,9 +92,15 @@ fn answered_reads(history: &History) -> Vec<(bool, Pair<'_>)> {
     answered.map(|pair| (pair.invoke.f == FINAL_READ, pair)).collect()
 }
 
+/// The least of sorted numbers that `share` of them do not exceed; 0 if there are none.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or(0.0)
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
-    //! Short histories by hand.
+    //! Short histories by hand, and others with one line changed.
 
     use serde_json::Value;
 
@@ -103,6 +119,38 @@ pub(crate) mod testing {
             node: None,
         };
         History::new(lines.iter().enumerate().map(op).collect()).unwrap()
+    }
+
+    /// A line of the nemesis at a time in milliseconds, or of a client with its node.
+    #[derive(Clone)]
+    pub(crate) enum Line<'a> {
+        Nemesis(u64, &'a str, Value),
+        Client(u64, u64, Type, &'a str, Value, &'a str),
+    }
+
+    /// A history with acts of the nemesis: times, processes, types, functions, values, nodes.
+    pub(crate) fn timed(lines: &[Line<'_>]) -> History {
+        let op = |(index, line): (usize, &Line<'_>)| {
+            let (at, process, kind, f, value, node) = match line {
+                Line::Nemesis(at, f, value) => {
+                    (at, Process::Nemesis, Type::Info, f, value.clone(), None)
+                }
+                Line::Client(at, process, kind, f, value, node) => {
+                    let node = Some((*node).to_owned());
+                    (at, Process::Client(*process), *kind, f, value.clone(), node)
+                }
+            };
+            let (index, time, f) = (index as u64, at * 1_000_000, (*f).to_owned());
+            Op { index, time, process, kind, f, value, error: None, node }
+        };
+        History::new(lines.iter().enumerate().map(op).collect()).unwrap()
+    }
+
+    /// The same history, with another value in one line.
+    pub(crate) fn with_value(history: &History, index: u64, value: Value) -> History {
+        let mut ops = history.ops().to_vec();
+        ops[index as usize].value = value;
+        History::new(ops).unwrap()
     }
 
     /// Judges lines, and expects exactly these violations.

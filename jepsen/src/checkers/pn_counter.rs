@@ -1,6 +1,7 @@
 //! A counter of increments and decrements: reads are sums of what may have been counted.
 //!
-//! Operations: `add` with an integer, `read` and `final-read` with an integer, within 64 bits.
+//! Operations: `add` with an integer, `read` and `final-read` with an integer, within 64 bits; or
+//! with `[counter, integer]`, where there are several counters, each judged alone.
 //! 1. A final read is the sum of all acknowledged adds and of some subset of the unknown ones.
 //! 2. Any read is within what the adds invoked before its end could sum to: no more than all the
 //!    positive ones, no less than all the negative ones, those that certainly failed left out.
@@ -9,7 +10,9 @@
 //! Subset sums are exact up to [`SUMS_MAX`] distinct ones; beyond, the range between the least
 //! and the greatest is accepted, so that the judge may then miss a fault but never invents one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 use super::{Verdict, answered_reads, of};
 use crate::history::{History, Pair, Type};
@@ -17,36 +20,72 @@ use crate::history::{History, Pair, Type};
 /// Most distinct sums that are told apart.
 pub const SUMS_MAX: usize = 100_000;
 
-/// Judges a history of a counter.
+/// Judges a history of a counter, or of several.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::default();
-    let adds: Vec<(i128, Pair<'_>)> = of(history, "add")
-        .filter(|pair| pair.outcome() != Type::Fail)
-        .filter_map(|pair| pair.invoke.value.as_i64().map(|by| (i128::from(by), pair)))
-        .collect();
-    let acceptable = Acceptable::of(&adds);
-    let mut first = None;
+    let mut counters: BTreeMap<String, Counter<'_>> = BTreeMap::new();
+    for add in of(history, "add").filter(|pair| pair.outcome() != Type::Fail) {
+        let (counter, by) = split(&add.invoke.value);
+        let adds = &mut counters.entry(counter).or_default().adds;
+        adds.extend(by.as_i64().map(|by| (i128::from(by), add)));
+    }
     for (is_final, read) in answered_reads(history) {
         verdict.judged += 1;
-        let Some(sum) = read.end.and_then(|end| end.value.as_i64()).map(i128::from) else {
-            verdict.blame(&read, "is no integer".into());
-            continue;
-        };
-        let (least, most) = reach(&adds, &read);
-        if sum < least || sum > most {
-            verdict.blame(&read, format!("{sum} is outside {least} to {most}"));
-        }
-        if is_final && !acceptable.contains(sum) {
-            verdict.blame(&read, format!("{sum} is no sum of what was counted"));
-        }
-        if is_final && *first.get_or_insert(sum) != sum {
-            verdict.blame(&read, "differs from the first final read".into());
+        let (counter, sum) = split(read.end.map_or(&Value::Null, |end| &end.value));
+        match sum.as_i64() {
+            Some(sum) => {
+                let reads = &mut counters.entry(counter).or_default().reads;
+                reads.push((is_final, i128::from(sum), read));
+            }
+            None => verdict.blame(&read, "is no integer".into()),
         }
     }
-    if first.is_none() {
-        verdict.violations.push("no final read was answered".into());
+    if counters.is_empty() {
+        counters.entry(String::new()).or_default();
+    }
+    for (name, counter) in &counters {
+        counter.judge(name, &mut verdict);
     }
     verdict
+}
+
+/// A counter's name, empty for the only one, and what is said of it.
+fn split(value: &Value) -> (String, &Value) {
+    match value.as_array().map(Vec::as_slice) {
+        Some([counter, value]) => (counter.to_string(), value),
+        _ => (String::new(), value),
+    }
+}
+
+/// What was done with one counter.
+#[derive(Default)]
+struct Counter<'a> {
+    adds: Vec<(i128, Pair<'a>)>,
+    /// Whether a read is a final one, and its sum.
+    reads: Vec<(bool, i128, Pair<'a>)>,
+}
+
+impl Counter<'_> {
+    fn judge(&self, name: &str, verdict: &mut Verdict) {
+        let acceptable = Acceptable::of(&self.adds);
+        let mut first = None;
+        for (is_final, sum, read) in &self.reads {
+            let (least, most) = reach(&self.adds, read);
+            if *sum < least || *sum > most {
+                verdict.blame(read, format!("{sum} is outside {least} to {most}"));
+            }
+            if *is_final && !acceptable.contains(*sum) {
+                verdict.blame(read, format!("{sum} is no sum of what was counted"));
+            }
+            if *is_final && *first.get_or_insert(*sum) != *sum {
+                verdict.blame(read, "differs from the first final read".into());
+            }
+        }
+        if first.is_none() {
+            let of = if name.is_empty() { String::new() } else { format!(" of {name}") };
+            verdict.violations.push(format!("no final read{of} was answered"));
+        }
+    }
 }
 
 /// The least and the most that a read could see.
@@ -162,6 +201,29 @@ mod tests {
         lines.push((3, Invoke, "final-read", json!(null)));
         lines.push((3, Ok, "final-read", json!(2)));
         expect(check, &lines, &["operation 9: differs from the first final read"]);
+    }
+
+    #[test]
+    fn counters_are_judged_each_alone() {
+        let lines = |other| {
+            vec![
+                (0, Invoke, "add", json!(["a", 5])),
+                (0, Ok, "add", json!(["a", 5])),
+                (1, Invoke, "add", json!(["b", 7])),
+                (1, Info, "add", json!(["b", 7])),
+                (0, Invoke, "final-read", json!(["a", null])),
+                (0, Ok, "final-read", json!(["a", 5])),
+                (0, Invoke, "final-read", json!(["b", null])),
+                (0, Ok, "final-read", json!(["b", other])),
+            ]
+        };
+        expect(check, &lines(0), &[]);
+        expect(check, &lines(7), &[]);
+        let outside = "operation 7: 12 is outside 0 to 7";
+        let no_sum = "operation 7: 12 is no sum of what was counted";
+        expect(check, &lines(12), &[outside, no_sum]);
+        let missing = [r#"no final read of "b" was answered"#];
+        expect(check, &lines(0)[..6], &missing);
     }
 
     #[test]

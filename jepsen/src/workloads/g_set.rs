@@ -28,12 +28,8 @@ impl Workload for GSet {
 
     fn step(&mut self, _process: u64, invocation: &Invocation, answers: &[Answer]) -> Step {
         let request = match invocation.f {
-            "add" => {
-                let body = json!({ "add": [invocation.value] });
-                let method = Method::Post;
-                Request::Write { entity: entity(), method, body, key: None, seen: None }
-            }
-            _ => Request::Read { entity: entity() },
+            "add" => Request::write(entity(), Method::Post, json!({ "add": [invocation.value] })),
+            _ => Request::read(entity()),
         };
         match single(request, invocation, answers) {
             Step::Ok(Value::Null) => Step::Ok(json!([])),

@@ -17,6 +17,12 @@ pub mod or_set;
 pub mod register;
 #[cfg(test)]
 mod replicas;
+pub mod multi_entity;
+pub mod pn_counter;
+pub mod pubsub;
+pub mod session;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use serde_json::Value;
 
@@ -59,11 +65,15 @@ pub enum Request {
         key: Option<String>,
         /// `If-Match`: a version that was read (multi-registers).
         seen: Option<String>,
+        /// `Atoll-Session`: the token of the client's last answer.
+        session: Option<String>,
     },
     /// A read of an entity.
     Read {
         /// Kind, collection, id.
         entity: (&'static str, String, String),
+        /// `Atoll-Session`: the token of the client's last answer.
+        session: Option<String>,
     },
     /// What a subscriber receives within a while.
     Poll {
@@ -76,6 +86,18 @@ pub enum Request {
         /// The subscriber ends its stream, if it has one, and opens another.
         reconnect: bool,
     },
+}
+
+impl Request {
+    /// A write without a key, a condition or a session.
+    pub fn write(entity: (&'static str, String, String), method: Method, body: Value) -> Request {
+        Request::Write { entity, method, body, key: None, seen: None, session: None }
+    }
+
+    /// A read without a session.
+    pub fn read(entity: (&'static str, String, String)) -> Request {
+        Request::Read { entity, session: None }
+    }
 }
 
 /// Where a request goes.
@@ -158,6 +180,10 @@ pub const ALL: &[(&str, Make)] = &[
     ("mv-register", |_| Box::new(mv_register::MvRegister::default())),
     ("or-set", |_| Box::new(or_set::OrSet::default())),
     ("register", |_| Box::new(register::Register::default())),
+    ("multi-entity", |_| Box::new(multi_entity::MultiEntity::default())),
+    ("pn-counter", |_| Box::new(pn_counter::PnCounter::default())),
+    ("pubsub", |_| Box::new(pubsub::PubSub::default())),
+    ("session", |_| Box::new(session::Sessions::default())),
 ];
 
 /// The workload of that name.
