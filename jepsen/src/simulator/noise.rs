@@ -72,8 +72,7 @@ fn command(random: &mut Random, kind: Kind, big: bool) -> Command {
         Kind::Maps => {
             let name = |random: &mut Random| ["f", "g", "h"][random.below(3)].to_owned();
             let remove = (0..random.below(2)).map(|_| name(random)).collect();
-            let update =
-                (0..random.below(3)).map(|_| (name(random), field(random, big))).collect();
+            let update = (0..random.below(3)).map(|_| (name(random), field(random, big))).collect();
             Command::Fields { update, remove }
         }
     }

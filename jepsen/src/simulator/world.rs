@@ -51,8 +51,7 @@ pub(super) const RESERVE: u64 = 1 << 20;
 /// Small bounds, so that messages, answers and chunks are many.
 const SMALL: Bounds = Bounds { waiting: 3_000, message: 400, answer: 1_500, chunk: 700 };
 /// How nodes notice faults of links: faster than real ones, so that more happens.
-pub(super) const TIMING: Timing =
-    Timing { detection_ms: (300, 900), reconnection_ms: (10, 300) };
+pub(super) const TIMING: Timing = Timing { detection_ms: (300, 900), reconnection_ms: (10, 300) };
 
 /// A running simulation.
 pub(super) struct World {
