@@ -117,7 +117,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let outcome = outcome::judge(plan, &world, world::lock(&shared).workload());
     stop(&world);
     drop(mounted);
-    outcome.write(plan, &directory)?;
+    let outcome = outcome.write(plan, &directory)?;
     if outcome.is_good() {
         clear(&homes)?;
     }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::json;
 
 use super::excuse::excuse;
 use super::world::{World, lock};
 use super::{Plan, names};
 use crate::checkers::{Verdict, convergence};
 use crate::history::{History, Process, Type};
+use crate::report::Run;
 use crate::workloads::Workload;
 
 /// A run that is over.
@@ -63,19 +63,27 @@ impl Outcome {
     }
 
     /// Writes the folder of the run.
-    pub(super) fn write(&self, plan: &Plan, directory: &Path) -> Result<()> {
-        let [ok, fail, info] = self.operations();
-        let nemesis: Vec<&str> = plan.faults.iter().map(|fault| fault.name()).collect();
-        let verdicts: BTreeMap<&str, &Verdict> =
-            self.verdicts.iter().map(|(name, verdict)| (name.as_str(), verdict)).collect();
-        let results = json!({
-            "valid": self.is_good(), "workload": plan.workload, "nemesis": nemesis,
-            "seed": plan.seed, "operations": {"ok": ok, "fail": fail, "info": info},
-            "faults": self.faults, "excused": self.excused, "verdicts": verdicts,
-        });
-        std::fs::write(directory.join("history.edn"), self.history.to_edn())?;
-        std::fs::write(directory.join("history.jsonl"), self.history.to_json_lines())?;
-        Ok(std::fs::write(directory.join("results.json"), format!("{results:#}\n"))?)
+    pub(super) fn write(self, plan: &Plan, directory: &Path) -> Result<Outcome> {
+        let options = [
+            ("regions", plan.regions.to_string()),
+            ("nodes", plan.nodes.to_string()),
+            ("time-limit", format!("{} s", plan.time_limit.as_secs())),
+            ("rate", format!("{}/s", plan.rate)),
+            ("concurrency", plan.concurrency.to_string()),
+            ("quiet", format!("{} s", plan.quiet.as_secs())),
+        ];
+        let run = Run {
+            workload: plan.workload.clone(),
+            nemesis: plan.faults.iter().map(|fault| fault.name().to_owned()).collect(),
+            seed: plan.seed,
+            nodes: names(plan.regions, plan.nodes),
+            options: options.map(|(name, value)| (name.to_owned(), value)).into(),
+            started: None,
+            history: self.history,
+            verdicts: self.verdicts,
+        };
+        run.write(directory)?;
+        Ok(Outcome { history: run.history, verdicts: run.verdicts, ..self })
     }
 }
 

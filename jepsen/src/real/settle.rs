@@ -42,7 +42,9 @@ pub(crate) fn wait(world: &World, quiet: Duration) {
         let digests = digests?;
         digests.iter().all(|d| *d == digests[0]).then_some(())
     });
-    if equal.is_none() {
+    if equal.is_some() {
+        world.note("quiet", Value::Null);
+    } else {
         let silent = last.iter().filter(|digests| digests.is_none()).count();
         let what = format!("digests differ {DEADLINE:?} after the quiet time");
         world.complain(format!("{what}; {silent} nodes gave none that is complete"));
