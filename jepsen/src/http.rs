@@ -5,11 +5,17 @@
 //!    [`Error::Lost`]: the server may have applied it.
 //! 2. After any error the connection is dropped; the next request opens another.
 //!
+//! Answers without an end are read line by line: [`Stream`].
+//!
 //! Left out: TLS, redirects, compression, trailers.
+
+mod stream;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+pub use stream::{Opened, Stream};
 
 /// Largest body that is read; an answer above it is refused as malformed.
 const BODY_MAX: usize = 64 << 20;
@@ -79,7 +85,7 @@ impl Client {
     ) -> Result<Response, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect()?,
+            None => connect(self.address, self.timeout)?,
         };
         connection.get_mut().write_all(&request(self.address, method, path, headers, body))?;
         let (response, reusable) = read_response(&mut connection, method == "HEAD")?;
@@ -91,17 +97,17 @@ impl Client {
     pub fn fetch(&mut self, path: &str) -> Result<Response, Error> {
         self.send("GET", path, &[], b"")
     }
+}
 
-    fn connect(&self) -> Result<BufReader<TcpStream>, Error> {
-        let open = || {
-            let stream = TcpStream::connect_timeout(&self.address, self.timeout)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(self.timeout))?;
-            stream.set_write_timeout(Some(self.timeout))?;
-            Ok(BufReader::new(stream))
-        };
-        open().map_err(|e| Error::Unreachable(self.address, e))
-    }
+fn connect(address: SocketAddr, timeout: Duration) -> Result<BufReader<TcpStream>, Error> {
+    let open = || {
+        let stream = TcpStream::connect_timeout(&address, timeout)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        Ok(BufReader::new(stream))
+    };
+    open().map_err(|e| Error::Unreachable(address, e))
 }
 
 /// The bytes of a request.

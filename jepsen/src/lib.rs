@@ -10,6 +10,7 @@ pub mod http;
 pub mod maelstrom;
 pub mod matrix;
 pub mod random;
+pub mod real;
 pub mod report;
 pub mod simulator;
 pub mod wait;

@@ -1,7 +1,8 @@
 //! Convergence: copies that have seen the same are the same, and in the end all have.
 //!
 //! Operations: `digest` and `final-digest`, answered with
-//! `{"node": n, "shards": {shard: {"digest": d, "vector": {origin: sequence}}}}`.
+//! `{"node": n, "shards": {shard: {"digest": d, "vector": {origin: sequence}}}}`; lines `sample` of
+//! the nemesis carry the same as their value, and perhaps more.
 //! 1. At every sample: equal vectors of a shard mean equal digests, at any two nodes and times.
 //! 2. Final digests are equal on all nodes; a shard that is left out is empty.
 
@@ -10,8 +11,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::Verdict;
-use crate::history::{History, Pair, Type};
+use crate::history::{History, Op, Pair, Process, Type};
 
+/// The function of samples that whoever runs the test takes by the way.
+pub const SAMPLE: &str = "sample";
 /// The function of samples that must be equal.
 pub const FINAL_DIGEST: &str = "final-digest";
 
@@ -20,11 +23,8 @@ pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::default();
     let mut by_vector: BTreeMap<(String, String), (String, String)> = BTreeMap::new();
     let mut first: Option<(String, BTreeMap<String, String>)> = None;
-    for pair in history.pairs() {
+    for pair in samples(history) {
         let is_final = pair.invoke.f == FINAL_DIGEST;
-        if pair.outcome() != Type::Ok || !(is_final || pair.invoke.f == "digest") {
-            continue;
-        }
         verdict.judged += 1;
         let Some((node, shards)) = sample(&pair) else {
             verdict.blame(&pair, "is no sample of digests".into());
@@ -55,6 +55,18 @@ pub fn check(history: &History) -> Verdict {
         verdict.violations.push("no final digest was answered".into());
     }
     verdict
+}
+
+/// All samples, in order; a line of the nemesis is its own invocation.
+fn samples(history: &History) -> Vec<Pair<'_>> {
+    let is_digest = |pair: &Pair<'_>| [FINAL_DIGEST, "digest"].contains(&pair.invoke.f.as_str());
+    let asked = history.pairs().into_iter().filter(|p| is_digest(p) && p.outcome() == Type::Ok);
+    let is_sample = |op: &&Op| op.process == Process::Nemesis && op.f == SAMPLE;
+    let by_the_way = history.ops().iter().filter(is_sample);
+    let mut all: Vec<Pair<'_>> =
+        asked.chain(by_the_way.map(|op| Pair { invoke: op, end: Some(op) })).collect();
+    all.sort_by_key(|pair| pair.end.map(|end| end.index));
+    all
 }
 
 fn sample<'a>(pair: &Pair<'a>) -> Option<(&'a str, &'a Map<String, Value>)> {
@@ -121,6 +133,18 @@ mod tests {
             ],
             &["operation 3: shard 0/7 of us-1 and eu-1 differs at equal vectors"],
         );
+    }
+
+    #[test]
+    fn samples_by_the_way_count_as_well() {
+        let mut recorder = crate::history::Recorder::default();
+        for (node, digest) in [("eu-1", "d1"), ("us-1", "dx")] {
+            let state = json!({"digest": digest, "vector": {"a": 1}});
+            recorder.nemesis(1, "sample", json!({"node": node, "shards": {"0/7": state}}));
+        }
+        let violations = check(&recorder.history()).violations;
+        let differs = "operation 1: shard 0/7 of us-1 and eu-1 differs at equal vectors";
+        assert_eq!(violations, [differs, "no final digest was answered"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod check;
 mod matrix;
 mod report;
 mod sim;
+mod test;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Command {
     Matrix(matrix::Matrix),
     /// Makes a run's page again.
     Report(report::Report),
+    /// Runs real nodes under faults, and judges what clients saw.
+    Test(test::Test),
     /// The product itself, for runs of real processes.
     #[command(hide = true, disable_help_flag = true)]
     Atoll {
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Sim(sim) => sim.run(),
         Command::Matrix(matrix) => matrix.run(),
         Command::Report(report) => report.run(),
+        Command::Test(test) => test.run(),
         Command::Atoll { arguments } => return atoll::cli::main_with(arguments),
     };
     match result {

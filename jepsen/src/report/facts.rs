@@ -18,7 +18,7 @@ const OWN: [&str; 3] = [PROBE, "digest", "final-digest"];
 /// All faults are over.
 const HEALED: &str = "healed";
 /// Lines of the nemesis that are no faults.
-const NO_FAULTS: [&str; 4] = [HEALED, SEEN, "sample", "owner"];
+const NO_FAULTS: [&str; 5] = [HEALED, SEEN, "quiet", "sample", "owner"];
 
 /// What a report shows of a history.
 pub(super) struct Facts<'a> {

@@ -1,0 +1,189 @@
+//! The kinds of faults, by name, and what each needs of the machine.
+//!
+//! Invariant: a kind that cannot be made here is refused before the run, never skipped.
+
+use anyhow::{Result, bail, ensure};
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "their names are explained in TABLE")]
+pub enum Fault {
+    PartitionHalves,
+    PartitionRegion,
+    PartitionRing,
+    OneWay,
+    Flap,
+    Slow,
+    Kill,
+    KillAll,
+    Pause,
+    Clock,
+    Restore,
+    Corrupt,
+    Truncate,
+    Replace,
+    Power,
+    FullDisk,
+}
+
+/// Each kind: its name, the function of its lines, its shortest and longest length in
+/// milliseconds, and what it does.
+const TABLE: &[(Fault, &str, &str, (u64, u64), &str)] = &[
+    (Fault::PartitionHalves, "partition-halves", "partition", (4_000, 9_000), "two halves"),
+    (Fault::PartitionRegion, "partition-region", "partition", (4_000, 9_000), "one region cut off"),
+    (Fault::PartitionRing, "partition-ring", "partition", (4_000, 9_000), "a majority for each"),
+    (Fault::OneWay, "one-way", "one-way", (4_000, 9_000), "one side is heard, and hears nothing"),
+    (Fault::Flap, "flap", "flap", (4_000, 9_000), "a cut that comes and goes"),
+    (Fault::Slow, "slow", "slow-link", (6_000, 12_000), "100 ms, 5 % lost, 5 % twice"),
+    (Fault::Kill, "kill", "kill", (300, 4_000), "kill -9 of one node, restart"),
+    (Fault::KillAll, "kill-all", "kill", (300, 2_000), "kill -9 of all nodes at once, restart"),
+    (Fault::Pause, "pause", "pause", (10_000, 10_000), "SIGSTOP, SIGCONT"),
+    (Fault::Clock, "clock", "clock", (2_000, 6_000), "a clock jumps, and jumps back"),
+    (Fault::Restore, "restore", "restore", (2_000, 5_000), "a disk put back to an older copy"),
+    (Fault::Corrupt, "corrupt", "corrupt", (500, 2_000), "flipped bits on a stopped node's disk"),
+    (Fault::Truncate, "truncate", "truncate", (500, 2_000), "a stopped node's file cut short"),
+    (Fault::Replace, "replace", "replace", (500, 2_000), "an empty disk"),
+    (Fault::Power, "power", "power", (300, 2_000), "a disk that loses what was not flushed"),
+    (Fault::FullDisk, "full-disk", "full-disk", (4_000, 8_000), "a disk without room"),
+];
+
+impl Fault {
+    /// Every kind.
+    pub const ALL: &[Fault] = &[
+        Fault::PartitionHalves,
+        Fault::PartitionRegion,
+        Fault::PartitionRing,
+        Fault::OneWay,
+        Fault::Flap,
+        Fault::Slow,
+        Fault::Kill,
+        Fault::KillAll,
+        Fault::Pause,
+        Fault::Clock,
+        Fault::Restore,
+        Fault::Corrupt,
+        Fault::Truncate,
+        Fault::Replace,
+        Fault::Power,
+        Fault::FullDisk,
+    ];
+
+    /// The kinds that a list names: names by commas, `none`, or `all` that this machine allows.
+    pub fn parse_list(list: &str, machine: &Machine) -> Result<Vec<Fault>> {
+        let mut faults = Vec::new();
+        for name in list.split(',').map(str::trim) {
+            match name {
+                "none" => {}
+                "all" => {
+                    faults.extend(Fault::ALL.iter().filter(|fault| fault.needs(machine).is_ok()));
+                }
+                name => {
+                    let Some(fault) = Fault::ALL.iter().find(|fault| fault.name() == name) else {
+                        bail!("no nemesis {name:?}; there are none, all, {}", Fault::names());
+                    };
+                    fault.needs(machine)?;
+                    faults.push(*fault);
+                }
+            }
+        }
+        faults.sort();
+        faults.dedup();
+        Ok(faults)
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The function of its lines in a history.
+    pub fn function(self) -> &'static str {
+        self.row().2
+    }
+
+    /// Its shortest and longest length, milliseconds.
+    pub(crate) fn lengths_ms(self) -> (u64, u64) {
+        self.row().3
+    }
+
+    /// Whether it needs disks of the run's own.
+    pub(crate) fn mounts(self) -> bool {
+        matches!(self, Fault::Power | Fault::FullDisk)
+    }
+
+    /// Names and what they mean, a line each.
+    pub fn help() -> String {
+        TABLE.iter().map(|row| format!("{:18}{}\n", row.1, row.4)).collect()
+    }
+
+    fn names() -> String {
+        TABLE.iter().map(|row| row.1).collect::<Vec<_>>().join(", ")
+    }
+
+    fn row(self) -> &'static (Fault, &'static str, &'static str, (u64, u64), &'static str) {
+        TABLE.iter().find(|row| row.0 == self).expect("a row for each kind")
+    }
+
+    /// Why it cannot be made here, and what to do.
+    fn needs(self, machine: &Machine) -> Result<()> {
+        let name = self.name();
+        ensure!(
+            !self.mounts() || machine.mounts,
+            "{name} mounts a disk of its own, which needs root, mkfs.ext4 and loop devices: run \
+             as root, or leave {name} out"
+        );
+        let apart = name.starts_with("partition") || matches!(self, Fault::OneWay | Fault::Flap);
+        ensure!(!apart || machine.nodes > 1, "{name} needs two nodes: give more by --nodes");
+        ensure!(
+            self != Fault::PartitionRegion || machine.regions > 1,
+            "{name} needs two regions: give more by --regions"
+        );
+        let loses = [Fault::Restore, Fault::Corrupt, Fault::Truncate, Fault::Replace];
+        ensure!(
+            !loses.contains(&self) || machine.nodes > 1,
+            "{name} needs another node that has the data: give more by --nodes"
+        );
+        Ok(())
+    }
+}
+
+/// What decides which faults can be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// Disks can be mounted.
+    pub mounts: bool,
+    /// Nodes of the run.
+    pub nodes: usize,
+    /// Regions of the run.
+    pub regions: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Machine = Machine { mounts: false, nodes: 5, regions: 3 };
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        let names: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+        let mut unique = names.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!((unique.len(), TABLE.len()), (names.len(), names.len()));
+    }
+
+    #[test]
+    fn lists_are_read_and_what_cannot_be_is_refused() {
+        let list = |list: &str| Fault::parse_list(list, &PLAIN);
+        assert_eq!(list("none").unwrap(), []);
+        assert_eq!(list("kill, partition-ring,kill").unwrap(), [Fault::PartitionRing, Fault::Kill]);
+        assert_eq!(list("all").unwrap().len(), Fault::ALL.len() - 2);
+        let refused = |text: &str| list(text).unwrap_err().to_string();
+        assert!(refused("power").contains("run as root"), "{}", refused("power"));
+        assert!(refused("kil").contains("there are none, all, partition-halves"));
+        let one = Machine { nodes: 1, regions: 1, ..PLAIN };
+        assert!(Fault::parse_list("replace", &one).is_err());
+        assert!(Fault::parse_list("partition-region", &Machine { regions: 1, ..PLAIN }).is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! What a run came to: the history that is judged, the verdicts, and what it leaves behind.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::excuse::excuse;
+use super::world::{World, lock};
+use super::{Plan, names};
+use crate::checkers::{Verdict, convergence};
+use crate::history::{History, Process, Type};
+use crate::report::Run;
+use crate::workloads::Workload;
+
+/// A run that is over.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What happened, without what was not promised.
+    pub history: History,
+    /// What each judge found.
+    pub verdicts: Vec<(String, Verdict)>,
+    /// How often each fault was made, by the function of its lines.
+    pub faults: BTreeMap<String, usize>,
+    /// Acknowledged operations that were not promised.
+    pub excused: usize,
+}
+
+/// Judges what happened.
+pub(super) fn judge(plan: &Plan, world: &World, workload: &dyn Workload) -> Outcome {
+    let names = names(plan.regions, plan.nodes);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (samples, losses) = (lock(&world.samples), lock(&world.losses));
+    let (history, excused) = excuse(&world.history(), &samples, &losses, &names);
+    let mut outcome = Outcome { faults: faults(&history), history, verdicts: Vec::new(), excused };
+    outcome.judge(workload);
+    let mut nodes = Verdict { judged: plan.nodes, ..Verdict::default() };
+    nodes.violations = lock(&world.complaints).clone();
+    nodes.counted.insert("excused".into(), excused as f64);
+    outcome.verdicts.push(("nodes".into(), nodes));
+    outcome
+}
+
+impl Outcome {
+    /// Asks the judges about the history as it is now.
+    pub fn judge(&mut self, workload: &dyn Workload) {
+        let own = workload.judge(&self.history).into_iter();
+        self.verdicts = own.map(|(name, verdict)| (name.to_owned(), verdict)).collect();
+        let convergence = convergence::check(&self.history);
+        self.verdicts.push(("convergence".into(), convergence));
+    }
+
+    /// Whether every judge found it good.
+    pub fn is_good(&self) -> bool {
+        self.verdicts.iter().all(|(_, verdict)| verdict.is_good())
+    }
+
+    /// Operations of clients by how they ended: ok, fail, info.
+    pub fn operations(&self) -> [usize; 3] {
+        let pairs = self.history.pairs();
+        let count = |kind: Type| pairs.iter().filter(|pair| pair.outcome() == kind).count();
+        [count(Type::Ok), count(Type::Fail), count(Type::Info)]
+    }
+
+    /// Writes the folder of the run.
+    pub(super) fn write(self, plan: &Plan, directory: &Path) -> Result<Outcome> {
+        let options = [
+            ("regions", plan.regions.to_string()),
+            ("nodes", plan.nodes.to_string()),
+            ("time-limit", format!("{} s", plan.time_limit.as_secs())),
+            ("rate", format!("{}/s", plan.rate)),
+            ("concurrency", plan.concurrency.to_string()),
+            ("quiet", format!("{} s", plan.quiet.as_secs())),
+        ];
+        let run = Run {
+            workload: plan.workload.clone(),
+            nemesis: plan.faults.iter().map(|fault| fault.name().to_owned()).collect(),
+            seed: plan.seed,
+            nodes: names(plan.regions, plan.nodes),
+            options: options.map(|(name, value)| (name.to_owned(), value)).into(),
+            started: None,
+            history: self.history,
+            verdicts: self.verdicts,
+        };
+        run.write(directory)?;
+        Ok(Outcome { history: run.history, verdicts: run.verdicts, ..self })
+    }
+}
+
+/// How often each fault began.
+fn faults(history: &History) -> BTreeMap<String, usize> {
+    let mut faults = BTreeMap::new();
+    let lines = history.ops().iter().filter(|op| op.process == Process::Nemesis);
+    for line in lines.filter(|op| op.value["phase"] == "begin") {
+        let name = line.value["kind"].as_str().unwrap_or(&line.f);
+        *faults.entry(name.to_owned()).or_insert(0) += 1;
+    }
+    faults
+}
