@@ -30,6 +30,8 @@ const COMMIT_FAILED: i32 = 70;
 
 /// Runs a node until `shutdown` is done, then drains it.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    #[cfg(feature = "mutants")]
+    switch_mutant()?;
     let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
     let identity = identity(&config)?;
     let node_id = identity.node_id();
@@ -62,6 +64,18 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     node.stop().await;
     quic.close().await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Switches on the deliberate bug that `ATOLL_MUTANT` names: builds that are shipped cannot.
+#[cfg(feature = "mutants")]
+fn switch_mutant() -> anyhow::Result<()> {
+    use atoll_store::mutant::Mutant;
+    let Some(name) = std::env::var_os("ATOLL_MUTANT") else { return Ok(()) };
+    let mutant = name.to_str().and_then(Mutant::parse);
+    let mutant = mutant.with_context(|| format!("ATOLL_MUTANT: no mutant {}", name.display()))?;
+    Mutant::switch(Some(mutant));
+    tracing::error!(mutant = mutant.name(), "A DELIBERATE BUG IS ON: this node loses data");
     Ok(())
 }
 

@@ -28,6 +28,7 @@ use std::thread::JoinHandle;
 use bytes::{Buf, Bytes};
 
 use crate::backend::{Backend, BackendError, Write};
+use crate::mutant::Mutant;
 use crate::record::{BODY_MAX, Damage, Damaged, RecordKind, encode};
 
 /// Batches that may wait for the committer; at the limit, `submit` blocks its caller.
@@ -228,6 +229,14 @@ fn write(backend: &dyn Backend, group: Vec<Batch>) -> Result<(), BackendError> {
         return Ok(());
     }
     backend.commit(&writes)?;
+    flush(backend)
+}
+
+/// Makes durable what was committed (R1).
+pub fn flush(backend: &dyn Backend) -> Result<(), BackendError> {
+    if Mutant::SkipFlush.is_on() {
+        return Ok(());
+    }
     backend.flush()
 }
 

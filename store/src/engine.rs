@@ -23,6 +23,7 @@ use crate::committer::Batch;
 use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use crate::entity::{Draft, Entity, Image, Limits, touched};
 use crate::log::{self, Log, Trimmed};
+use crate::mutant::{self, Mutant};
 use crate::name::EntityKey;
 use crate::operation::{Effect, Operation};
 use crate::record::{self, RecordError, RecordKind};
@@ -267,6 +268,7 @@ impl Engine {
                 }
                 Ok(place.insert(hot))
             }
+            Err(_) if Mutant::ServeDamaged.is_on() => Ok(place.insert(Hot::absent())),
             Err(error) => {
                 tracing::error!(entity = %key, %error, "damaged: quarantined");
                 shard.quarantined.insert(key.clone());
@@ -318,9 +320,10 @@ impl Engine {
         let vector = self.shards.get(&id).map_or(&empty, |shard| &shard.vector);
         let next = vector.sequence(origin) + 1;
         if sequence < next {
-            return Readiness::Seen;
+            let again = Mutant::MergeTwice.is_on() && operation.counts();
+            return if again { Readiness::Ready } else { Readiness::Seen };
         }
-        if sequence > next {
+        if sequence > next && !Mutant::ApplyOutOfOrder.is_on() {
             return Readiness::Waits(Dot { origin, sequence: sequence - 1 });
         }
         let missing = operation.named().find(|dot| !vector.covers(*dot));
@@ -351,10 +354,11 @@ impl Engine {
 
     /// Applies an operation that the log holds at `position`; shows it if asked.
     pub(crate) fn replay(&mut self, id: ShardId, operation: &Operation, position: u64, show: bool) {
+        let lost = show && mutant::loses(operation.dot);
         for part in &operation.parts {
             let Ok(hot) = self.hot(id, &part.key) else { continue };
             let (old, bytes, expiry) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
-            let dropped = hot.entity.apply(operation, part);
+            let dropped = !lost && hot.entity.apply(operation, part);
             let was_clean = hot.dirty == Dirty::Clean;
             hot.mark(touched(part, operation.dot).filter(|_| !dropped));
             let image = show.then(|| Arc::new(Image::new(hot.entity.clone())));

@@ -185,6 +185,11 @@ impl Operation {
         postcard::take_from_bytes(bytes).map(|(head, _)| head).map_err(|_| Malformed)
     }
 
+    /// Whether it counts into an epoch: what must not happen twice.
+    pub(crate) fn counts(&self) -> bool {
+        self.parts.iter().any(|part| !part.effect.counts.is_empty())
+    }
+
     /// The dots that a copy must have seen before it applies this (R2).
     pub fn named(&self) -> impl Iterator<Item = Dot> + '_ {
         self.parts.iter().flat_map(|part| part.effect.named())

@@ -18,6 +18,7 @@ use crate::dot::VersionVector;
 use crate::engine::{Changed, Engine, Quarantined};
 use crate::entity::{Entity, Item, ItemKey};
 use crate::log::Entry;
+use crate::mutant::Mutant;
 use crate::name::EntityKey;
 use crate::record::{self, RecordKind};
 use crate::shard::ShardId;
@@ -228,9 +229,9 @@ impl Engine {
     /// nothing.
     pub fn switch(&mut self, id: ShardId, incoming: Incoming) -> Result<(), Quarantined> {
         let before = self.vector(id);
-        let Some(rise) = incoming.chunks.first().map(|chunk| chunk.vector.clone()) else {
-            return Ok(());
-        };
+        let chunks = &incoming.chunks;
+        let covered = if Mutant::ChunkVector.is_on() { chunks.last() } else { chunks.first() };
+        let Some(rise) = covered.map(|chunk| chunk.vector.clone()) else { return Ok(()) };
         let mut risen = before.clone();
         risen.join(&rise);
         // All that can fail comes before the first merge: half a transfer is no state.

@@ -7,6 +7,7 @@
 
 mod cursor;
 mod journal;
+mod origin;
 mod replay;
 mod start;
 mod subscription;
@@ -15,6 +16,7 @@ pub mod testing;
 mod views;
 
 pub use cursor::Cursor;
+pub use origin::origin_of;
 pub use start::{Settings, StartError};
 pub use subscription::Subscription;
 pub use test_clock::TestClock;

@@ -15,7 +15,7 @@ use atoll_store::engine::{Engine, Options, StoreError};
 use atoll_store::reader::Reader;
 
 use super::journal::Journal;
-use super::{Inner, Node};
+use super::{Inner, Node, origin_of};
 
 /// How a node runs.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl Node {
             Ok(sled) => Arc::new(sled),
             Err(error) => return Err(StartError::Directory(settings.data, error)),
         };
-        let origin = Origin(getrandom::u64().map_err(StartError::Random)?);
+        let origin = origin_of(id, getrandom::u64().map_err(StartError::Random)?);
         let around = Around { id, transport, backend, clock, origin };
         let (parts, rest) = around.open(&settings)?;
         let replica = driver::start(parts, arrivals, tokio::runtime::Handle::current(), fail);

@@ -26,6 +26,7 @@ use atoll_replication::core::Status;
 use atoll_store::dot::{Hlc, Millis, Origin};
 use atoll_store::entity::Image;
 use atoll_store::log;
+use atoll_store::mutant::Mutant;
 use atoll_store::name::EntityKey;
 use atoll_store::reader::Range;
 
@@ -163,7 +164,7 @@ impl Subscription {
         let own = status.starts.iter().position(|(start, _)| *start == place.start);
         let next = own.map(|at| status.starts.get(at + 1).map_or(u64::MAX, |(_, from)| *from));
         if next.is_some_and(|next| place.position < next && place.position <= self.position) {
-            self.position = place.position;
+            self.position = place.position + u64::from(Mutant::ResumeOffByOne.is_on());
             self.told = place.position;
             self.clocks = Arc::new(place.clocks);
             return;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll::node::{Node, Settings};
+use atoll::node::{Node, Settings, origin_of};
 use atoll_replication::core::Bounds;
 use atoll_replication::core::message::Message;
 use atoll_replication::transport::memory::{Link, Network, Timing};
@@ -200,8 +200,9 @@ impl World {
     pub(super) fn start(&mut self, at: usize) {
         self.next_origin += 1;
         // Their order is random.
-        let origin = Origin((self.random.bits() << 16) | self.next_origin);
+        let drawn = (self.random.bits() << 16) | self.next_origin;
         let machine = &mut self.machines[at];
+        let origin = origin_of(machine.id(), drawn);
         machine.show_time(self.time);
         self.owners.insert(origin, machine.number);
         let outbox = Arc::new(Outbox::default());
@@ -353,13 +354,14 @@ impl World {
                 self.coverage.hit("expired state removed");
             }
         }
+        self.send_sent(at);
     }
 
     /// The committer: a commit of what queued up, some time later its flush, then the release.
     fn commit(&mut self, at: usize) {
         let (time, delay) = (self.time, self.random.below(15) as u64);
         let machine = &mut self.machines[at];
-        let (from, up) = (machine.id(), machine.is_up(time));
+        let up = machine.is_up(time);
         let Some(running) = machine.running.as_mut().filter(|_| up) else { return };
         if machine.commit_at.is_some_and(|due| due <= time) {
             if running.driver.commit().is_err() {
@@ -380,8 +382,15 @@ impl World {
         }
         let last = machine.pending.drain(..count).next_back();
         machine.durable = last.unwrap_or_else(|| machine.durable.clone());
-        let origin = running.origin;
-        for (to, class, frame) in running.outbox.take() {
+        self.send_sent(at);
+    }
+
+    /// What a node has sent by now: only what was released, unless it does what it must not.
+    fn send_sent(&mut self, at: usize) {
+        let machine = &self.machines[at];
+        let Some(Running { outbox, origin, .. }) = &machine.running else { return };
+        let (from, origin, sent) = (machine.id(), *origin, outbox.take());
+        for (to, class, frame) in sent {
             self.send(from, origin, to, class, frame);
         }
     }

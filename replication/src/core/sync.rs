@@ -358,6 +358,9 @@ impl Core {
     /// What a peer has and this node lacks: asked for at once on a new connection, else if it is
     /// still missing at the next tick, so that what is on its way is not asked for.
     fn compare(&mut self, peer: NodeId, first: bool, shards: Vec<ShardState>) {
+        if atoll_store::mutant::Mutant::ForgetResend.is_on() {
+            return;
+        }
         let mut wants = Vec::new();
         for state in shards {
             let own = self.engine.vector(state.shard);

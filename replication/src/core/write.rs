@@ -103,6 +103,11 @@ impl Core {
     pub(super) fn sweep(&mut self, now: Millis) {
         self.swept = now;
         for key in self.engine.expired(now, SWEEP_BATCH) {
+            #[cfg(feature = "mutants")]
+            if atoll_store::mutant::Mutant::ExpireSilently.is_on() {
+                self.engine.lose(&key);
+                continue;
+            }
             let Ok(entity) = self.engine.entity(&key) else { continue };
             let due = entity.expires_at().unwrap_or(now);
             let own = entity.expiry_origin() == Some(self.me.origin);

@@ -170,12 +170,20 @@ impl Parts {
         }
         let release = Release {
             reader: self.reader,
-            transport: self.transport,
+            transport: self.transport.clone(),
             observer: self.observer,
             durable: self.engine.durable(),
         };
         let asked = (queue, turned);
-        let turn = Turn::new(self.identity, self.engine, bounds, self.reserve, self.clock, asked);
+        let turn = Turn::new(
+            self.identity,
+            self.engine,
+            bounds,
+            self.transport,
+            self.reserve,
+            self.clock,
+            asked,
+        );
         (turn, release, replica)
     }
 }

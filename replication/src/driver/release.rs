@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use atoll_store::command::Refusal;
 use atoll_store::engine::{Changed, Quarantined, Staged};
 use atoll_store::entity::Image;
+use atoll_store::mutant::Mutant;
 use atoll_store::name::EntityKey;
 use atoll_store::reader::Reader;
 
@@ -38,6 +39,20 @@ pub(super) struct Released {
     pub(super) rejects: Vec<(NodeId, &'static str)>,
     pub(super) status: Option<Status>,
     pub(super) stopped: Vec<oneshot::Sender<()>>,
+}
+
+impl Released {
+    /// Lets go what must wait for the commit: deliberate bugs, and nothing without them (R1).
+    pub(super) fn leave_early(&mut self, transport: &dyn Transport) {
+        if Mutant::ShipEarly.is_on() {
+            for (to, class, frame) in self.sends.drain(..) {
+                transport.send(to, class, frame);
+            }
+        }
+        if Mutant::AnswerEarly.is_on() {
+            self.replies.drain(..).for_each(|(responder, reply)| respond(responder, reply));
+        }
+    }
 }
 
 /// Where it goes.

@@ -15,7 +15,7 @@
 use bytes::Bytes;
 
 use atoll_store::backend::BackendError;
-use atoll_store::committer::{Batch, writes_of};
+use atoll_store::committer::{Batch, flush, writes_of};
 use atoll_store::dot::Millis;
 
 use super::release::{Release, Released};
@@ -132,7 +132,7 @@ impl Stepped {
     pub fn flush(&mut self) -> Result<usize, BackendError> {
         self.attempt(|stepped| match std::mem::take(&mut stepped.unflushed) {
             false => Ok(()),
-            true => stepped.turn.backend().flush(),
+            true => flush(stepped.turn.backend()),
         })?;
         let done = std::mem::take(&mut self.written);
         let steps = done.len();

@@ -25,7 +25,7 @@ use atoll_store::name::EntityKey;
 use super::Clock;
 use super::release::{Released, Responder};
 use crate::core::{Bounds, Core, Event, Identity, ShardStatus, Ticket, Written};
-use crate::transport::Arrival;
+use crate::transport::{Arrival, Transport};
 
 /// Between looks at the disk's free space.
 const SPACE_EVERY_MS: Millis = 500;
@@ -43,6 +43,7 @@ pub(super) struct Turn {
     pub(super) core: Core,
     pub(super) queue: mpsc::Receiver<Request>,
     backend: Arc<dyn Backend>,
+    transport: Arc<dyn Transport>,
     reserve: u64,
     clock: Arc<dyn Clock>,
     pending: BTreeMap<Ticket, Responder>,
@@ -60,6 +61,7 @@ impl Turn {
         identity: Identity,
         engine: Engine,
         bounds: Bounds,
+        transport: Arc<dyn Transport>,
         reserve: u64,
         clock: Arc<dyn Clock>,
         (queue, turned): (mpsc::Receiver<Request>, Arc<AtomicU64>),
@@ -70,6 +72,7 @@ impl Turn {
             core: Core::new(identity, engine, now).bounded(bounds),
             queue,
             backend,
+            transport,
             reserve,
             clock,
             pending: BTreeMap::new(),
@@ -143,7 +146,7 @@ impl Turn {
         let batch = std::mem::take(&mut effects.staged.batch);
         let pending = &mut self.pending;
         let replies = effects.replies.into_iter();
-        let released = Released {
+        let mut released = Released {
             commit: self.commits,
             staged: effects.staged,
             loaded: effects.loaded,
@@ -153,6 +156,7 @@ impl Turn {
             status: effects.status,
             stopped: std::mem::take(&mut self.stopped),
         };
+        released.leave_early(&*self.transport);
         (batch, released)
     }
 

@@ -30,6 +30,7 @@ use ordered::Ordered;
 
 use crate::command::RequestHash;
 use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
+use crate::mutant::Mutant;
 use crate::operation::{EpochKey, Leaf, Operation, Part, Path, Payload, Tally};
 
 /// How long a safe retry is remembered, and how far apart two stamps may pair (R10).
@@ -164,6 +165,9 @@ impl Entity {
             self.retain(|_, dot| !seen.covers(dot));
         }
         for (path, dots) in &effect.removes {
+            if Mutant::SplitUpdate.is_on() {
+                self.retain(|_, dot| !dots.contains(&dot));
+            }
             for dot in dots {
                 self.remove(path, *dot);
             }
@@ -299,13 +303,16 @@ impl Entity {
         if epoch.total.last < epoch.closed.last {
             epoch.total = epoch.closed;
         }
+        if Mutant::CollectEarly.is_on() && !epoch.is_open() {
+            return self.drop_epoch(key);
+        }
         self.set_epoch(key.clone(), epoch);
     }
 }
 
 /// Whether two stamps are near enough for their operations to be one request (R10).
 fn paired(one: Hlc, other: Hlc) -> bool {
-    one.millis().abs_diff(other.millis()) <= RETRY_WINDOW_MS
+    !Mutant::CountRetries.is_on() && one.millis().abs_diff(other.millis()) <= RETRY_WINDOW_MS
 }
 
 /// Bytes of a payload that are as long as a client made them.
