@@ -194,13 +194,13 @@ mod tests {
 
     #[test]
     fn lines_are_whole_however_they_come() {
-        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         assert_eq!(
-            lines(&[head, b"2\r\na\n\r\n5\r\n\nbc\nd\r", b"\n1\r\n\n\r\n"]),
+            lines(&[HEAD, b"2\r\na\n\r\n5\r\n\nbc\nd\r", b"\n1\r\n\n\r\n"]),
             ["a", "bc", "d"]
         );
-        assert_eq!(lines(&[head, b"2\r\na\n\r\n0\r\n\r\n"]), ["a"]);
-        assert_eq!(lines(&[head, b"zz\r\n"]), [""; 0]);
+        assert_eq!(lines(&[HEAD, b"2\r\na\n\r\n0\r\n\r\n"]), ["a"]);
+        assert_eq!(lines(&[HEAD, b"zz\r\n"]), [""; 0]);
         assert_eq!(lines(&[b"HTTP/1.1 200 OK\r\n\r\na\nb", b"\nc"]), ["a", "b"]);
     }
 

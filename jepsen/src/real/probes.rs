@@ -39,6 +39,7 @@ pub(crate) fn write(world: &World, place: usize) {
             body: n.into(),
             key: None,
             seen: None,
+            session: None,
         };
         let answer = world.asking(place, || {
             world.invoke(client, "probe", value.clone(), &name);

@@ -82,7 +82,7 @@ impl Workload for Maps {
             "clear" => (Method::Delete, Value::Null),
             _ => return read(entity, invocation, answers),
         };
-        let request = Request::Write { entity, method, body, key: None, seen: None };
+        let request = Request::Write { entity, method, body, key: None, seen: None, session: None };
         single(request, invocation, answers)
     }
 

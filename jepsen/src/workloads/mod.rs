@@ -12,14 +12,14 @@
 pub mod g_set;
 mod keyed;
 pub mod map;
+pub mod multi_entity;
 pub mod mv_register;
 pub mod or_set;
+pub mod pn_counter;
+pub mod pubsub;
 pub mod register;
 #[cfg(test)]
 mod replicas;
-pub mod multi_entity;
-pub mod pn_counter;
-pub mod pubsub;
 pub mod session;
 #[cfg(test)]
 pub(crate) mod testing;

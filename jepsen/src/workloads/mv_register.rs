@@ -65,7 +65,8 @@ impl Workload for MvRegister {
         let value = &invocation.value[1]["value"];
         let seen = value.as_u64().and_then(|value| self.named.get(&value)).cloned();
         let body = json!({ "set": value });
-        let request = Request::Write { entity, method: Method::Post, body, key: None, seen };
+        let request =
+            Request::Write { entity, method: Method::Post, body, key: None, seen, session: None };
         single(request, invocation, answers)
     }
 

@@ -48,7 +48,7 @@ impl Workload for OrSet {
             "clear" => (Method::Delete, Value::Null),
             _ => return read(entity, invocation, answers),
         };
-        let request = Request::Write { entity, method, body, key: None, seen: None };
+        let request = Request::Write { entity, method, body, key: None, seen: None, session: None };
         single(request, invocation, answers)
     }
 
@@ -67,7 +67,7 @@ pub(super) fn read(
     invocation: &Invocation,
     answers: &[Answer],
 ) -> Step {
-    match single(Request::Read { entity }, invocation, answers) {
+    match single(Request::Read { entity, session: None }, invocation, answers) {
         Step::Ok(value) => Step::Ok(json!([invocation.value[0], value])),
         step => step,
     }

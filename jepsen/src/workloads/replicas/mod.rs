@@ -67,7 +67,7 @@ impl Cluster {
     /// A node answers a request.
     pub(super) fn ask(&mut self, random: &mut Random, node: usize, request: &Request) -> Answer {
         let (kind, _, id) = match request {
-            Request::Write { entity, .. } | Request::Read { entity } => entity.clone(),
+            Request::Write { entity, .. } | Request::Read { entity, .. } => entity.clone(),
             Request::Poll { .. } => panic!("none of these workloads subscribes"),
         };
         let entity = (kind, id);
