@@ -368,7 +368,7 @@ mod tests {
             jitter: Duration::from_millis(ms),
             ..Sky::default()
         };
-        let mut count = |sky| {
+        let count = |sky| {
             let mut chance = counter();
             let fallen: Vec<_> = (0..1000).map(|_| fall(sky, &mut chance)).collect();
             let arrived = fallen.iter().filter(|times| times[0].is_some()).count();

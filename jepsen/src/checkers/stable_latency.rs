@@ -134,7 +134,7 @@ mod tests {
             lines.extend(seen(11, "eu-1", 1));
             lines.extend(seen(12, "us-1", 1));
             let heal = |lines: &mut Vec<_>, at| {
-                lines.extend((at == healed).then(|| Line::Nemesis(at, "healed", json!(null))));
+                lines.extend((at == healed).then_some(Line::Nemesis(at, "healed", json!(null))));
             };
             heal(&mut lines, 15);
             lines.extend(probe(20, Ok, 2));

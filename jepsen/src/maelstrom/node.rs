@@ -155,7 +155,7 @@ impl Node {
         for (ticket, reply) in replies {
             out.extend(self.answer(now, ticket, reply));
         }
-        for (peer, why) in rejects {
+        if let Some((peer, why)) = rejects.into_iter().next() {
             bail!("{} broke the protocol: {why}", self.peers.get(&peer).map_or("?", |p| p));
         }
         Ok(out)

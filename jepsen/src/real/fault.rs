@@ -26,9 +26,11 @@ pub enum Fault {
     FullDisk,
 }
 
+type Row = (Fault, &'static str, &'static str, (u64, u64), &'static str);
+
 /// Each kind: its name, the function of its lines, its shortest and longest length in
 /// milliseconds, and what it does.
-const TABLE: &[(Fault, &str, &str, (u64, u64), &str)] = &[
+const TABLE: &[Row] = &[
     (Fault::PartitionHalves, "partition-halves", "partition", (4_000, 9_000), "two halves"),
     (Fault::PartitionRegion, "partition-region", "partition", (4_000, 9_000), "one region cut off"),
     (Fault::PartitionRing, "partition-ring", "partition", (4_000, 9_000), "a majority for each"),

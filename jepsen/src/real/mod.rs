@@ -181,7 +181,7 @@ fn act(plan: &Plan, world: &World, shared: &std::sync::Mutex<Shared>, random: &m
             .collect();
         world.wait_for_all(Instant::now() + plan.time_limit);
         world.end_faults();
-        let _ = nemeses.into_iter().map(|nemesis| nemesis.join()).count();
+        nemeses.into_iter().for_each(|nemesis| drop(nemesis.join()));
         settle::heal(world);
         world.end_clients();
         let mut clients: Vec<_> = clients.into_iter().flat_map(|client| client.join()).collect();

@@ -72,7 +72,6 @@ fn hostile_values_stay_text() {
         judged: 1,
         unknown: vec![hostile.into()],
         counted: [(hostile.to_owned(), 1.0)].into(),
-        ..Verdict::default()
     };
     let run = Run {
         workload: hostile.into(),

@@ -53,7 +53,7 @@ struct Open {
 }
 
 enum Asked {
-    Request(Pending, Request),
+    Request(Box<(Pending, Request)>),
     Poll(Vec<Record>, u64),
 }
 
@@ -188,7 +188,10 @@ impl World {
         let Some(running) = &self.machines[at].running else { return Err("unreachable".into()) };
         let Request::Poll { collection: (kind, collection), prefix, since, reconnect } = request
         else {
-            return Ok(Asked::Request(ask::ask(&running.node, request), request.clone()));
+            return Ok(Asked::Request(Box::new((
+                ask::ask(&running.node, request),
+                request.clone(),
+            ))));
         };
         let same = |stream: &Stream| stream.at == at && stream.origin == running.origin;
         if *reconnect || !client.stream.as_ref().is_some_and(same) {
@@ -214,7 +217,8 @@ impl World {
         let machine = &self.machines[open.at];
         let (time, now, at) = (self.time, machine.wall(self.time), open.at);
         let answer = match open.asked.as_mut()? {
-            Asked::Request(pending, request) => {
+            Asked::Request(asked) => {
+                let (pending, request) = &mut **asked;
                 let answered = pending.poll(now);
                 if let Some((_, Some(wrote))) = &answered {
                     open.wrote.extend(self.places(at, request, *wrote));

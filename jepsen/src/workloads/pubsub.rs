@@ -213,7 +213,7 @@ fn drained(asked: &Value, answers: &[Answer]) -> Step {
     // A snapshot that has begun is waited for.
     let begun = asked["since"].is_null() || all().any(|record| record.event == "reset");
     let begins = |record: &&Record| matches!(record.event.as_str(), "reset" | "ready");
-    let whole = all().filter(begins).last().map_or(!begun, |record| record.event == "ready");
+    let whole = all().rfind(begins).map_or(!begun, |record| record.event == "ready");
     match polls.last() {
         Some((node, _)) if (quiet >= QUIET_POLLS && whole) || polls.len() >= POLLS_MAX => {
             Step::Ok(told(asked, node, all()))
