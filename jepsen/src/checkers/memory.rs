@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. A node keeps what it held, through crashes and cuts; only faults of its disk take it away.
 //! 2. A fault that is not known to be harmless may have taken everything from the nodes that it
-//!    names, or from all if it names none, at any time from its begin to its end.
+//!    names, or from all if it names none, at any time from its begin to its end, or till all is
+//!    healed.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,6 @@ const HARMLESS: &[&str] = &[
     "duplicate",
     "flap",
     "full-disk",
-    "healed",
     "kill",
     "loss",
     "one-way",
@@ -49,9 +49,13 @@ impl Memory {
     /// The lapses of a history.
     pub(super) fn of(history: &History) -> Memory {
         let mut memory = Memory::default();
-        let nemesis = history.ops().iter().filter(|op| op.process == Process::Nemesis);
-        for op in nemesis.filter(|op| !HARMLESS.contains(&op.f.as_str())) {
-            memory.take(op);
+        for op in history.ops().iter().filter(|op| op.process == Process::Nemesis) {
+            if op.f == "healed" {
+                let open = memory.spans.iter_mut().filter(|span| span.to == u64::MAX);
+                open.for_each(|span| span.to = op.index);
+            } else if !HARMLESS.contains(&op.f.as_str()) {
+                memory.take(op);
+            }
         }
         memory
     }
@@ -123,6 +127,9 @@ mod tests {
     fn crashes_and_cuts_take_nothing_and_what_is_unknown_may_take_all() {
         let begin = json!({"phase": "begin", "nodes": ["eu-1"]});
         assert!(memory(&[("kill", begin.clone()), ("partition", json!({}))]).keeps("eu-1", 0, 9));
+        let begun = ("meteor", json!({"phase": "begin"}));
+        let healed = memory(&[begun, ("healed", json!(null))]);
+        assert!(healed.keeps("us-1", 2, 9) && !healed.keeps("us-1", 1, 9));
         let unended = memory(&[("meteor", json!({"phase": "begin"}))]);
         assert!(!unended.keeps("us-1", 5, 9));
         assert!(!memory(&[("meteor", json!(null))]).keeps("us-1", 0, 9));

@@ -1,8 +1,8 @@
 //! Last-writer-wins registers: all nodes agree on one order of the writes, and it never turns.
 //!
 //! Operations, on `[key, value]`: `write`, `read` and `final-read`, with a value or null. Each
-//! value is written once. Every write has a stamp, later than that of any write that its node had
-//! seen, and a node shows the latest that it holds. So a node that acknowledged or showed `a`, and then
+//! value is written once. Every write has a stamp, later than that of any write that its node had seen,
+//! and a node shows the latest that it holds. So a node that acknowledged or showed `a`, and then
 //! acknowledges or shows `b`, tells that `b` is later than `a`.
 //! 1. What is read was written by a write that had begun and did not fail; or nothing was.
 //! 2. No read shows a value earlier than one that its node had acknowledged or shown before: as far
@@ -39,7 +39,7 @@ pub fn check(history: &History) -> Verdict {
     verdict
 }
 
-/// Judges one register of an entity: what each write writes to it, if anything, and each
+/// Judges one register of an entity: what each write writes to it, if anything, and what each
 /// read shows.
 pub(super) fn judge(
     entity: &Entity<'_>,
