@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | read-your-writes | what its process had added | to who asks the same node, or sent a token |
 //! | monotonic reads | what its process had read | to who asks the same node, or sent a token |
-//! | monotonic writes | with an add, the process's earlier ones | as above, in one run of the node |
+//! | monotonic writes | with an add, its process's earlier ones | the same, within a run of it |
 //! | writes-follow-reads | with an add, what its process had read before | where there are tokens |
 //! | causal | with an add, all that was before it | where there are tokens |
 //!
