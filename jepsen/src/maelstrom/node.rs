@@ -155,10 +155,10 @@ impl Node {
         for (ticket, reply) in replies {
             out.extend(self.answer(now, ticket, reply));
         }
-        if let Some((peer, why)) = rejects.into_iter().next() {
-            bail!("{} broke the protocol: {why}", self.peers.get(&peer).map_or("?", |p| p));
+        match rejects.first() {
+            Some((peer, why)) => bail!("{peer} broke the protocol: {why}"),
+            None => Ok(out),
         }
-        Ok(out)
     }
 
     fn answer(&mut self, now: Millis, ticket: Ticket, reply: Reply) -> Option<Message> {
