@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::real::node::Program;
 use crate::real::{Fault, Machine, Outcome, Plan, can_mount, run};
+use crate::report::Operations;
 use crate::workloads;
 
 /// Runs real nodes under faults, and judges what clients saw.
@@ -95,7 +96,7 @@ impl Test {
 
 /// One screen of what came out.
 fn print(plan: &Plan, outcome: &Outcome) {
-    let [ok, fail, info] = outcome.operations();
+    let Operations { ok, fail, info } = outcome.operations;
     println!("{} with seed {}: {ok} ok, {fail} failed, {info} unknown", plan.workload, plan.seed);
     let faults: Vec<String> =
         outcome.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();

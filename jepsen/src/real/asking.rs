@@ -21,6 +21,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(300);
 /// How long it waits for each further one.
 const MORE: Duration = Duration::from_millis(20);
+/// The header of session tokens.
+const SESSION: &str = "atoll-session";
 /// What stands for itself in a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -49,7 +51,7 @@ impl Asker {
     /// Asks a node.
     pub(crate) fn ask(&mut self, node: usize, request: &Request) -> Answer {
         match request {
-            Request::Read { entity, .. } => self.read(node, entity),
+            Request::Read { entity, session } => self.read(node, entity, session.as_deref()),
             Request::Write { .. } => self.write(node, request),
             Request::Poll { collection, prefix, since, reconnect } => {
                 let path = format!("/v1/{}/{}?prefix={}", collection.0, collection.1, code(prefix));
@@ -58,15 +60,21 @@ impl Asker {
         }
     }
 
-    fn read(&mut self, node: usize, entity: &(&'static str, String, String)) -> Answer {
-        match self.nodes[node].2.fetch(&path(entity)) {
+    fn read(
+        &mut self,
+        node: usize,
+        entity: &(&'static str, String, String),
+        session: Option<&str>,
+    ) -> Answer {
+        let headers: Vec<_> = session.map(|token| (SESSION, token)).into_iter().collect();
+        match self.nodes[node].2.send("GET", &path(entity), &headers, b"") {
             Ok(response) if is_absent(&response) => done(&response),
             other => answer(other),
         }
     }
 
     fn write(&mut self, node: usize, request: &Request) -> Answer {
-        let Request::Write { entity, method, body, key, seen, .. } = request else {
+        let Request::Write { entity, method, body, key, seen, session } = request else {
             return Answer::Refused("no write".into());
         };
         let verb = match method {
@@ -77,6 +85,7 @@ impl Asker {
         let mut headers = vec![("content-type", "application/json")];
         headers.extend(key.as_deref().map(|key| ("idempotency-key", key)));
         let quoted = seen.as_deref().map(|seen| format!("\"{}\"", seen.trim_matches('"')));
+        headers.extend(session.as_deref().map(|token| (SESSION, token)));
         headers.extend(quoted.as_deref().map(|seen| ("if-match", seen)));
         let body = if verb == "DELETE" { String::new() } else { body.to_string() };
         let path = format!("{}?consistency=one", path(entity));
@@ -192,7 +201,7 @@ fn done(response: &Response) -> Answer {
     Answer::Done {
         version: body["version"].as_str().unwrap_or_default().into(),
         value: body["value"].take(),
-        session: response.header("atoll-session").map(str::to_owned),
+        session: response.header(SESSION).map(str::to_owned),
     }
 }
 

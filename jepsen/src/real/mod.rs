@@ -185,7 +185,8 @@ fn act(plan: &Plan, world: &World, shared: &std::sync::Mutex<Shared>, random: &m
         settle::heal(world);
         world.end_clients();
         let mut clients: Vec<_> = clients.into_iter().flat_map(|client| client.join()).collect();
-        // Every node is read, also if there are fewer clients.
+        // Every node is read, by one client of its own.
+        clients.truncate(world.places.len());
         for number in plan.concurrency as u64..world.places.len() as u64 {
             clients.push(Client::new(world, shared, number, random.bits()));
         }

@@ -8,9 +8,9 @@ use anyhow::Result;
 use super::excuse::excuse;
 use super::world::{World, lock};
 use super::{Plan, names};
-use crate::checkers::{Verdict, convergence};
-use crate::history::{History, Process, Type};
-use crate::report::Run;
+use crate::checkers::{Verdict, availability, convergence, growth, stable_latency};
+use crate::history::{History, Process};
+use crate::report::{Operations, Run};
 use crate::workloads::Workload;
 
 /// A run that is over.
@@ -24,6 +24,8 @@ pub struct Outcome {
     pub faults: BTreeMap<String, usize>,
     /// Acknowledged operations that were not promised.
     pub excused: usize,
+    /// Clients' operations, by how they ended; probes left out.
+    pub operations: Operations,
 }
 
 /// Judges what happened.
@@ -32,10 +34,15 @@ pub(super) fn judge(plan: &Plan, world: &World, workload: &dyn Workload) -> Outc
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (samples, losses) = (lock(&world.samples), lock(&world.losses));
     let (history, excused) = excuse(&world.history(), &samples, &losses, &names);
-    let mut outcome = Outcome { faults: faults(&history), history, verdicts: Vec::new(), excused };
+    let faults = faults(&history);
+    let (verdicts, operations) = (Vec::new(), Operations::default());
+    let mut outcome = Outcome { history, verdicts, faults, excused, operations };
     outcome.judge(workload);
     let mut nodes = Verdict { judged: plan.nodes, ..Verdict::default() };
     nodes.violations = lock(&world.complaints).clone();
+    let missing = plan.faults.iter().filter(|fault| !outcome.faults.contains_key(fault.name()));
+    // Asked for, and not seen: no proof of anything.
+    nodes.violations.extend(missing.map(|f| format!("{} was not made once", f.name())));
     nodes.counted.insert("excused".into(), excused as f64);
     outcome.verdicts.push(("nodes".into(), nodes));
     outcome
@@ -48,18 +55,17 @@ impl Outcome {
         self.verdicts = own.map(|(name, verdict)| (name.to_owned(), verdict)).collect();
         let convergence = convergence::check(&self.history);
         self.verdicts.push(("convergence".into(), convergence));
+        let latency = stable_latency::check(&self.history);
+        self.verdicts.push(("stable-latency".into(), latency));
+        self.verdicts.push(("availability".into(), availability::check(&self.history)));
+        let growth = growth::check(&self.history);
+        // It needs two samples while all is quiet; a short run has none.
+        self.verdicts.extend((growth.judged > 0).then(|| ("growth".into(), growth)));
     }
 
     /// Whether every judge found it good.
     pub fn is_good(&self) -> bool {
         self.verdicts.iter().all(|(_, verdict)| verdict.is_good())
-    }
-
-    /// Operations of clients by how they ended: ok, fail, info.
-    pub fn operations(&self) -> [usize; 3] {
-        let pairs = self.history.pairs();
-        let count = |kind: Type| pairs.iter().filter(|pair| pair.outcome() == kind).count();
-        [count(Type::Ok), count(Type::Fail), count(Type::Info)]
     }
 
     /// Writes the folder of the run.
@@ -83,7 +89,8 @@ impl Outcome {
             verdicts: self.verdicts,
         };
         run.write(directory)?;
-        Ok(Outcome { history: run.history, verdicts: run.verdicts, ..self })
+        let operations = run.results().operations;
+        Ok(Outcome { history: run.history, verdicts: run.verdicts, operations, ..self })
     }
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn kill(world: &World, length: Duration, random: &mut Random) -> Resu
 pub(crate) fn kill_all(world: &World, length: Duration) -> Result<()> {
     let all: Vec<usize> = (0..world.places.len()).collect();
     let mut nodes: Vec<_> = all.iter().map(|place| world.node(*place)).collect();
-    let details = world.details(&all);
+    let mut details = world.details(&all);
+    details["kind"] = Fault::KillAll.name().into();
     world.fault("kill", "begin", details.clone());
     nodes.iter_mut().try_for_each(|node| node.kill())?;
     world.wait_for_fault(Instant::now() + length);

@@ -29,9 +29,8 @@ pub(crate) fn heal(world: &World) {
     }
 }
 
-/// Waits for a while, and then until all nodes hold the same.
+/// Waits until all nodes hold the same, and then for a while in which nothing may change.
 pub(crate) fn wait(world: &World, quiet: Duration) {
-    world.wait_for_all(Instant::now() + quiet);
     let mut last = Vec::new();
     let equal = until(DEADLINE, || {
         last = (0..world.places.len()).map(|place| samples::digests(world, place)).collect();
@@ -46,9 +45,10 @@ pub(crate) fn wait(world: &World, quiet: Duration) {
         world.note("quiet", Value::Null);
     } else {
         let silent = last.iter().filter(|digests| digests.is_none()).count();
-        let what = format!("digests differ {DEADLINE:?} after the quiet time");
+        let what = format!("digests differ {DEADLINE:?} after all was put right");
         world.complain(format!("{what}; {silent} nodes gave none that is complete"));
     }
+    world.wait_for_all(Instant::now() + quiet);
 }
 
 /// Records what every node holds in the end.

@@ -1,0 +1,55 @@
+//! A short run of real processes through a kill and a partition; and that it can find a fault.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use jepsen::checkers::FINAL_READ;
+use jepsen::history::{History, Type};
+use jepsen::real::node::Program;
+use jepsen::real::{Fault, Outcome, Plan, run};
+use jepsen::workloads;
+
+const WORKLOAD: &str = "g-set";
+
+#[test]
+fn a_short_run_is_good_and_a_lost_write_in_it_is_found() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let plan = Plan {
+        workload: WORKLOAD.into(),
+        faults: vec![Fault::PartitionHalves, Fault::Kill],
+        regions: 3,
+        nodes: 3,
+        time_limit: Duration::from_secs(5),
+        rate: 50.0,
+        concurrency: 4,
+        seed: 3,
+        quiet: Duration::from_secs(1),
+        directory: directory.path().join("run"),
+        program: Program::within(env!("CARGO_BIN_EXE_jepsen")),
+    };
+    let mut outcome = run(&plan)?;
+    ensure!(outcome.is_good(), "{:#?}", outcome.verdicts);
+    ensure!(outcome.faults.keys().eq(["kill", "partition-halves"]), "{:?}", outcome.faults);
+    for file in ["history.edn", "results.json", "report.html", "nemesis.log", "nodes/eu-1/log"] {
+        ensure!(plan.directory.join(file).exists(), "no {file}");
+    }
+    lose_a_write(&mut outcome)?;
+    let make = workloads::find(WORKLOAD).context("no workload")?;
+    outcome.judge(&*make(plan.nodes));
+    let found = outcome.verdicts.iter().flat_map(|(_, verdict)| &verdict.violations);
+    ensure!(found.clone().any(|what| what.contains("is lost")), "{:#?}", outcome.verdicts);
+    ensure!(!outcome.is_good(), "a lost write passed");
+    Ok(())
+}
+
+/// Takes an acknowledged element out of one final read.
+fn lose_a_write(outcome: &mut Outcome) -> Result<()> {
+    let mut ops = outcome.history.ops().to_vec();
+    let added = ops.iter().find(|op| op.f == "add" && op.kind == Type::Ok);
+    let added = added.context("nothing was added")?.value.clone();
+    let read = ops.iter_mut().find(|op| op.f == FINAL_READ && op.kind == Type::Ok);
+    let elements = read.and_then(|op| op.value.as_array_mut()).context("no final read")?;
+    elements.retain(|element| *element != added);
+    outcome.history = History::new(ops)?;
+    Ok(())
+}
