@@ -9,6 +9,8 @@ pub mod history;
 pub mod http;
 pub mod maelstrom;
 pub mod matrix;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod random;
 pub mod real;
 pub mod report;

@@ -140,6 +140,12 @@ pub fn diverge_next() {
     switch::DIVERGES.set(true);
 }
 
+/// Takes [`diverge_next`] back; answers whether it was still to come.
+#[cfg(feature = "mutants")]
+pub fn cancel_divergence() -> bool {
+    switch::DIVERGES.take()
+}
+
 /// Whether an operation that is applied now is to have no effect.
 #[cfg(feature = "mutants")]
 pub(crate) fn loses(dot: Dot) -> bool {

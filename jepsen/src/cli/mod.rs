@@ -4,6 +4,8 @@
 
 mod check;
 mod matrix;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod report;
 mod sim;
 mod test;
@@ -28,6 +30,9 @@ enum Command {
     Sim(sim::Sim),
     /// Writes the table of runs into docs/testing.md.
     Matrix(matrix::Matrix),
+    /// Looks for deliberate bugs: each must be caught.
+    #[cfg(feature = "mutants")]
+    Mutants(mutants::Mutants),
     /// Makes a run's page again.
     Report(report::Report),
     /// Runs real nodes under faults, and judges what clients saw.
@@ -47,6 +52,8 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Sim(sim) => sim.run(),
         Command::Matrix(matrix) => matrix.run(),
+        #[cfg(feature = "mutants")]
+        Command::Mutants(mutants) => mutants.run(),
         Command::Report(report) => report.run(),
         Command::Test(test) => test.run(),
         Command::Atoll { arguments } => return atoll::cli::main_with(arguments),

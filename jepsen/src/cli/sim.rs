@@ -44,7 +44,7 @@ fn parse_seeds(text: &str) -> Result<(u64, u64)> {
     Ok((first, last))
 }
 
-fn parse_workload(name: &str) -> Result<&'static str> {
+pub(super) fn parse_workload(name: &str) -> Result<&'static str> {
     let known = workloads::ALL.iter().map(|(known, _)| *known);
     let names = || workloads::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     known.into_iter().find(|known| *known == name).with_context(|| format!("one of: {}", names()))

@@ -17,6 +17,8 @@ pub const SOMETIMES: &[&str] = &[
     "disk full",
     "disk replaced",
     "disk rolled back",
+    #[cfg(feature = "mutants")]
+    "divergence repaired",
     "duplicate operation ignored",
     "earlier start taken back",
     "expired state removed",

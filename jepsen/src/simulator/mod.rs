@@ -20,6 +20,9 @@ mod ask;
 mod checks;
 mod clients;
 mod coverage;
+#[cfg(feature = "mutants")]
+mod divergence;
+mod durable;
 mod faults;
 mod ledger;
 mod machine;
@@ -74,10 +77,12 @@ pub fn run(seed: u64, workload: Option<&'static str>) -> Outcome {
         world.run_until(chaos, true);
         world.heal();
         world.settle();
+        #[cfg(feature = "mutants")]
+        world.diverge();
         world.finish();
         world.check_end();
     }));
-    let mut violations = Vec::new();
+    let mut violations = std::mem::take(&mut world.complaints);
     let (mut history, mut verdicts) = (History::default(), Vec::new());
     match broke {
         Err(panic) => violations.push(message(&*panic)),

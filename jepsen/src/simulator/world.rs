@@ -74,6 +74,10 @@ pub(super) struct World {
     next_sample: u64,
     /// Short cuts, and until when.
     pub(super) flaps: Vec<(u64, NodeId, NodeId)>,
+    /// What was wrong, and did not end the run.
+    pub(super) complaints: Vec<String>,
+    #[cfg(feature = "mutants")]
+    pub(super) divergence: Option<super::divergence::Divergence>,
     pub(super) messages: u64,
     pub(super) events: u64,
     pub(super) next_number: u8,
@@ -135,6 +139,9 @@ impl World {
             next_fault: 0,
             next_sample: 0,
             flaps: Vec::new(),
+            complaints: Vec::new(),
+            #[cfg(feature = "mutants")]
+            divergence: None,
             messages: 0,
             events: 0,
             next_number: 1,
@@ -217,6 +224,8 @@ impl World {
         );
         let (node, driver) = opened.expect("a store opens on what a crash left");
         machine.running = Some(Running { node, driver, outbox, origin });
+        self.check_start(at);
+        let machine = &mut self.machines[at];
         machine.durable = machine.vectors();
         // The driver has made its first step.
         machine.pending = vec![machine.vectors()];
@@ -291,7 +300,11 @@ impl World {
             self.make_noise();
         }
         for at in 0..self.machines.len() {
+            #[cfg(feature = "mutants")]
+            self.before_step(at);
             self.step(at);
+            #[cfg(feature = "mutants")]
+            self.after_step(at);
             self.commit(at);
         }
         self.serve_clients(chaos);
@@ -398,7 +411,9 @@ impl World {
     fn send(&mut self, from: NodeId, origin: Origin, to: NodeId, class: Class, frame: Bytes) {
         self.trace.update(&self.time.to_le_bytes()).update(&from.0).update(&to.0).update(&frame);
         self.messages += 1;
-        match Message::decode(&frame).expect("a core sends messages") {
+        let message = Message::decode(&frame).expect("a core sends messages");
+        self.check_sent(from, &message);
+        match message {
             Message::Trimmed(_) => self.coverage.hit("trimmed"),
             Message::Request(_) => self.coverage.hit("range asked for"),
             Message::StateChunk { chunk, .. } => {

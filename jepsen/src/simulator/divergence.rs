@@ -1,0 +1,66 @@
+//! A copy that lost the effect of an operation, though its vector covers it: the product has to
+//! notice by digests, and to repair it.
+//!
+//! It strikes once all is quiet: while states are transferred, what one copy lacks and its vector
+//! covers counts as removed, and is gone everywhere; which no store can tell from a remove.
+
+use atoll_store::command::{Change, Command, Value};
+use atoll_store::mutant;
+use atoll_store::name::{EntityKey, Kind};
+
+use super::ask;
+use super::checks::QUIET_MS;
+use super::noise;
+use super::world::World;
+
+/// Where the loss of an effect stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Divergence {
+    /// The next operation at this machine is lost.
+    Waits(usize),
+    /// It was.
+    Struck,
+}
+
+impl World {
+    /// In one run of four a machine loses an operation's effect; waits until that is repaired.
+    pub(super) fn diverge(&mut self) {
+        if !self.random.one_in(4) {
+            return;
+        }
+        let victim = 1 + self.random.below(self.machines.len() - 1);
+        self.divergence = Some(Divergence::Waits(victim));
+        let running = self.machines[0].running.as_ref().expect("settled");
+        let key = EntityKey::parse(Kind::Sets, noise::COLLECTION, "lost").expect("a valid name");
+        let add = vec![Value::from_static(b"\"lost\"")];
+        let commands = vec![Command::Members { add, remove: Vec::new() }];
+        let mut pending =
+            ask::write(&running.node, Change { key, commands, hash: None, ttl_ms: None });
+        let until = self.time + QUIET_MS;
+        let mut written = false;
+        while !written || self.divergence != Some(Divergence::Struck) {
+            assert!(self.time < until, "a write among quiet nodes does not come through");
+            self.run_until(self.time + 20, false);
+            written = written || pending.poll(0).is_some();
+        }
+        self.wait(QUIET_MS);
+        let running = self.machines.iter().filter_map(|machine| machine.running.as_ref());
+        let noticed = running.map(|running| running.driver.core().status().diverged).sum::<u64>();
+        assert!(noticed > 0, "a divergence is gone, and nobody saw it");
+        self.coverage.hit("divergence repaired");
+    }
+
+    /// Before a step of a machine: the next operation that it applies may be lost.
+    pub(super) fn before_step(&self, at: usize) {
+        if self.divergence == Some(Divergence::Waits(at)) {
+            mutant::diverge_next();
+        }
+    }
+
+    /// After it: whether one was.
+    pub(super) fn after_step(&mut self, at: usize) {
+        if self.divergence == Some(Divergence::Waits(at)) && !mutant::cancel_divergence() {
+            self.divergence = Some(Divergence::Struck);
+        }
+    }
+}
