@@ -1,9 +1,9 @@
 //! Last-writer-wins registers: all nodes agree on one order of the writes, and it never turns.
 //!
 //! Operations, on `[key, value]`: `write`, `read` and `final-read`, with a value or null. Each
-//! value is written once. Every write has a stamp, later than that of any write that its node had seen,
-//! and a node shows the latest that it holds. So a node that acknowledged or showed `a`, and then
-//! acknowledges or shows `b`, tells that `b` is later than `a`.
+//! value is written once. Every write has a stamp, later than that of any write that its node had
+//! seen, and a node shows the latest that it holds. So a node that acknowledged or showed `a`, and
+//! then acknowledges or shows `b`, tells that `b` is later than `a`.
 //! 1. What is read was written by a write that had begun and did not fail; or nothing was.
 //! 2. No read shows a value earlier than one that its node had acknowledged or shown before: as far
 //!    as all nodes together told the order until then.
