@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 
-use atoll::node::{Cursor, Selection, Start, Subscription};
+use atoll::node::{Cursor, Record as NodeRecord, Selection, Start, Subscription};
 use atoll_store::dot::{Dot, Origin};
 use atoll_store::name::{Collection, Kind};
+use atoll_store::shard::ShardId;
 use futures_util::FutureExt;
+use futures_util::stream::{BoxStream, StreamExt, unfold};
 use serde_json::Value;
 
 use super::ask::{self, Pending, Wrote};
@@ -26,6 +28,8 @@ const POLL_MS: u64 = 200;
 const POLL_RECORDS: usize = 256;
 /// Between two tries of an operation that must be answered in the end.
 const AGAIN_MS: u64 = 500;
+/// One in so many answers to a write is lost on its way.
+const ANSWERS_LOST: usize = 50;
 /// Numbers of clients that do the final operations.
 pub(super) const FINAL_CLIENTS: u64 = 10_000;
 
@@ -53,14 +57,16 @@ struct Open {
 }
 
 enum Asked {
-    Request(Box<(Pending, Request)>),
+    /// With the shard and the run of the node that were asked: it may answer and stop in one turn.
+    Request(Box<(Pending, ShardId, Origin)>),
     Poll(Vec<Record>, u64),
 }
 
 struct Stream {
     at: usize,
     origin: Origin,
-    subscription: Subscription,
+    /// What is asked of the node for the next record outlives the turn in which it was asked.
+    records: BoxStream<'static, (NodeRecord, Cursor)>,
 }
 
 impl Client {
@@ -186,12 +192,15 @@ impl World {
         request: &Request,
     ) -> Result<Asked, String> {
         let Some(running) = &self.machines[at].running else { return Err("unreachable".into()) };
-        let Request::Poll { collection: (kind, collection), prefix, since, reconnect } = request
-        else {
-            return Ok(Asked::Request(Box::new((
-                ask::ask(&running.node, request),
-                request.clone(),
-            ))));
+        let (kind, collection, prefix, since, reconnect) = match request {
+            Request::Read { entity, .. } | Request::Write { entity, .. } => {
+                let shard = running.driver.core().engine().shard_of(&ask::key(entity));
+                let pending = ask::ask(&running.node, request);
+                return Ok(Asked::Request(Box::new((pending, shard, running.origin))));
+            }
+            Request::Poll { collection: (kind, collection), prefix, since, reconnect } => {
+                (kind, collection, prefix, since, reconnect)
+            }
         };
         let same = |stream: &Stream| stream.at == at && stream.origin == running.origin;
         if *reconnect || !client.stream.as_ref().is_some_and(same) {
@@ -206,8 +215,8 @@ impl World {
             };
             let opened = running.node.subscribe(what, start).now_or_never();
             let opened = opened.expect("a stream opens without waiting");
-            let subscription = opened.map_err(|error| error.to_string())?;
-            client.stream = Some(Stream { at, origin: running.origin, subscription });
+            let records = records(opened.map_err(|error| error.to_string())?);
+            client.stream = Some(Stream { at, origin: running.origin, records });
         }
         Ok(Asked::Poll(Vec::new(), self.time + POLL_MS))
     }
@@ -218,10 +227,15 @@ impl World {
         let (time, now, at) = (self.time, machine.wall(self.time), open.at);
         let answer = match open.asked.as_mut()? {
             Asked::Request(asked) => {
-                let (pending, request) = &mut **asked;
+                let (pending, shard, origin) = &mut **asked;
                 let answered = pending.poll(now);
                 if let Some((_, Some(wrote))) = &answered {
-                    open.wrote.extend(self.places(at, request, *wrote));
+                    let wrote = self.places(at, *shard, *origin, *wrote);
+                    if self.random.one_in(ANSWERS_LOST) {
+                        self.coverage.hit("answer to a write lost");
+                        return Some(Answer::Lost("the connection was cut".into()));
+                    }
+                    open.wrote.extend(wrote);
                 }
                 answered.map(|(answer, _)| answer)
             }
@@ -263,20 +277,14 @@ impl World {
     }
 
     /// The last dots that an acknowledged write can be.
-    fn places(&mut self, at: usize, request: &Request, wrote: Wrote) -> Vec<Place> {
-        let machine = &self.machines[at];
-        let (Some(running), Request::Write { entity, .. }) = (&machine.running, request) else {
-            return Vec::new();
-        };
-        let shard = running.driver.core().engine().shard_of(&ask::key(entity));
-        let Some(vector) = machine.durable.get(&shard) else { return Vec::new() };
+    fn places(&mut self, at: usize, shard: ShardId, origin: Origin, wrote: Wrote) -> Vec<Place> {
+        let Some(vector) = self.machines[at].durable.get(&shard) else { return Vec::new() };
         if wrote.replayed {
             self.coverage.hit("retry answered as one");
             let all = vector.iter().map(|(origin, sequence)| (shard, Dot { origin, sequence }));
             return all.collect();
         }
-        let sequence = vector.sequence(running.origin);
-        vec![(shard, Dot { origin: running.origin, sequence })]
+        vec![(shard, Dot { origin, sequence: vector.sequence(origin) })]
     }
 
     fn end_badly(&mut self, client: &mut Client, open: Open, kind: Type, why: String) {
@@ -309,6 +317,14 @@ impl World {
     }
 }
 
+fn records(subscription: Subscription) -> BoxStream<'static, (NodeRecord, Cursor)> {
+    let next = async |mut subscription: Subscription| {
+        let record = subscription.next().await;
+        Some((record, subscription))
+    };
+    unfold(subscription, next).boxed()
+}
+
 /// Takes what a stream has; a stream that is gone, or has ended, is dropped.
 fn poll(
     machine: &super::machine::Machine,
@@ -326,7 +342,7 @@ fn poll(
     }
     while records.len() < POLL_RECORDS {
         let Some(open) = stream else { return };
-        let Some((record, cursor)) = open.subscription.next().now_or_never() else { return };
+        let Some(Some((record, cursor))) = open.records.next().now_or_never() else { return };
         records.push(ask::record(&record, cursor.as_str().to_owned(), now));
         if records.last().is_some_and(|record| record.event == "error") {
             *stream = None;

@@ -8,6 +8,7 @@ pub struct Coverage(pub BTreeMap<&'static str, u64>);
 
 /// What must occur over many seeds: each kind of fault, and each state of the protocol.
 pub const SOMETIMES: &[&str] = &[
+    "answer to a write lost",
     "both attempts of a retry were applied",
     "clean stop",
     "clock drifts",

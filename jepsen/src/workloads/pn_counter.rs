@@ -1,7 +1,7 @@
 //! Counters that go up and down, with retries that must count once.
 //!
-//! Values are `[counter, by]`. Half of the adds carry an `Idempotency-Key`: such a one is repeated
-//! elsewhere when nobody knows what became of it. Amounts stay small, so that the sums of many
+//! Values are `[counter, by]`. Half of the adds carry an `Idempotency-Key`: such a one is repeated,
+//! here and elsewhere by turns, when nobody knows what became of it. Amounts stay small, so that the sums of many
 //! unknown adds remain few; several counters share the unknown among them.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ const RETRIES_MAX: usize = 3;
 pub struct PnCounter {
     added: u64,
     /// The keys of the adds that are under way, by process.
-    keys: BTreeMap<u64, String>,
+    keys: BTreeMap<u64, u64>,
 }
 
 fn entity(counter: &Value) -> (&'static str, String, String) {
@@ -41,7 +41,7 @@ impl Workload for PnCounter {
         }
         self.added += 1;
         if random.one_in(2) {
-            self.keys.insert(process, format!("add-{}", self.added));
+            self.keys.insert(process, self.added);
         }
         let amount = random.between(1, AMOUNT_MAX) as i64;
         let by = if random.one_in(2) { -amount } else { amount };
@@ -61,17 +61,18 @@ impl Workload for PnCounter {
         let word = if by < 0 { "decrement" } else { "increment" };
         let body = json!({ word: by.unsigned_abs() });
         let mut request = Request::write(entity(counter), Method::Post, body);
-        let Some(repeated) = self.keys.get(&process).cloned() else {
+        let Some(repeated) = self.keys.get(&process).copied() else {
             return single(request, invocation, answers);
         };
         if let Request::Write { key, .. } = &mut request {
-            *key = Some(repeated);
+            *key = Some(format!("add-{repeated}"));
         }
         let lost = answers.iter().any(|answer| matches!(answer, Answer::Lost(_)));
         match answers.last() {
             // What became of the first attempt, a refusal of the second does not tell.
             Some(Answer::Lost(_) | Answer::Refused(_)) if lost && answers.len() <= RETRIES_MAX => {
-                Step::Ask(Place::Elsewhere, request)
+                let is_here = (repeated as usize + answers.len()).is_multiple_of(2);
+                Step::Ask(if is_here { Place::Home } else { Place::Elsewhere }, request)
             }
             Some(Answer::Refused(code)) if lost => Step::Info(code.clone()),
             _ => single(request, invocation, answers),
@@ -117,14 +118,19 @@ mod tests {
     }
 
     #[test]
-    fn an_add_with_a_key_is_repeated_elsewhere_with_that_key() {
+    fn an_add_with_a_key_is_repeated_here_and_elsewhere_with_that_key() {
         let (mut workload, add) = adding(true);
         let Step::Ask(Place::Home, first) = workload.step(7, &add, &[]) else { panic!("no ask") };
         let again = workload.step(7, &add, &[lost()]);
-        assert_eq!(again, Step::Ask(Place::Elsewhere, first.clone()));
+        let Step::Ask(place, again) = again else { panic!("no retry") };
+        assert_eq!(again, first);
         assert!(matches!(first, Request::Write { key: Some(_), .. }));
+        let Step::Ask(next, _) = workload.step(7, &add, &[lost(), refused()]) else {
+            panic!("none")
+        };
+        assert_ne!(place, next);
         let answers = [lost(), lost(), refused()];
-        assert_eq!(workload.step(7, &add, &answers), Step::Ask(Place::Elsewhere, first));
+        assert_eq!(workload.step(7, &add, &answers), Step::Ask(place, first));
         let unknown = [lost(), lost(), lost(), lost()];
         assert_eq!(workload.step(7, &add, &unknown), Step::Info("timeout".into()));
         let counted = [lost(), done(json!(1))];
