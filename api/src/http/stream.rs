@@ -37,7 +37,8 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 ///
 /// All changes that this region holds, as `text/event-stream` or `application/x-ndjson`: from now
 /// on, or after a cursor, or everything first. Records: `snapshot`, `ready`, `change`, `delete`,
-/// `progress`, `reset`, `error`; each carries a CloudEvent.
+/// `progress`, `reset`, `error`; each carries a CloudEvent. The first `progress` after a resume
+/// says that everything that was there by then has been told.
 #[utoipa::path(
     get, path = "/v1/changes", tag = "streams",
     params(

@@ -78,6 +78,8 @@ pub struct Subscription {
     phase: Phase,
     position: u64,
     told: u64,
+    /// It resumed, and is told once it has everything up to here.
+    behind: Option<u64>,
     clocks: Arc<BTreeMap<Origin, Hlc>>,
     queue: VecDeque<(Record, Cursor)>,
     /// By the node's clock.
@@ -135,6 +137,7 @@ impl Subscription {
             phase: Phase::Live,
             position: end,
             told: end,
+            behind: None,
             clocks: Arc::default(),
             queue: VecDeque::new(),
             progress_at: node.now() + PROGRESS_EVERY_MS,
@@ -166,6 +169,7 @@ impl Subscription {
         if next.is_some_and(|next| place.position < next && place.position <= self.position) {
             self.position = place.position + u64::from(Mutant::ResumeOffByOne.is_on());
             self.told = place.position;
+            self.behind = Some(self.node.journal().end());
             self.clocks = Arc::new(place.clocks);
             return;
         }
@@ -184,6 +188,7 @@ impl Subscription {
     }
 
     fn snapshot(&mut self) {
+        self.behind = None;
         self.position = self.node.journal().end();
         self.phase = Phase::Snapshot { slot: 0, after: None };
     }
@@ -236,6 +241,10 @@ impl Subscription {
                 Ok(())
             }
             Phase::Replay(_) => self.replay().await,
+            Phase::Live if self.has_caught_up() => {
+                self.bookmark();
+                Ok(())
+            }
             Phase::Live => self.read().await,
             Phase::Ended => std::future::pending().await,
         }
@@ -301,7 +310,9 @@ impl Subscription {
             Tail::Older => self.read_disk().await,
             Tail::Entries(entries) if entries.is_empty() => {
                 self.position = reached;
-                self.wait().await;
+                if !self.has_caught_up() {
+                    self.wait().await;
+                }
                 Ok(())
             }
             Tail::Entries(entries) => {
@@ -346,10 +357,19 @@ impl Subscription {
         self.progress_at = self.node.now() + PROGRESS_EVERY_MS;
         self.skip();
         if self.position > self.told {
-            self.told = self.position;
-            let cursor = self.cursor(self.position);
-            self.queue.push_back((Record::Progress, cursor));
+            self.bookmark();
         }
+    }
+
+    /// Whether it resumed, and has everything that was there then, which it was not told yet.
+    fn has_caught_up(&self) -> bool {
+        self.behind.is_some_and(|end| end <= self.position)
+    }
+
+    fn bookmark(&mut self) {
+        (self.behind, self.told) = (None, self.position);
+        let cursor = self.cursor(self.position);
+        self.queue.push_back((Record::Progress, cursor));
     }
 
     /// Moves over what nothing told this subscriber of: changes up to `woken` have told theirs, so
@@ -474,9 +494,8 @@ impl Subscription {
             return self.reset();
         }
         self.position = replay.end;
+        self.behind = Some(self.position);
         self.phase = Phase::Live;
-        let cursor = self.cursor(self.position);
-        self.queue.push_back((Record::Progress, cursor));
     }
 }
 

@@ -5,7 +5,7 @@
 //! became of a write of it, so that a late one cannot come after a later one. A `poll` continues a
 //! subscriber's stream or resumes it from its last cursor. Its value when answered:
 //! `{"subscriber", "prefix", "node", "since", "reconnect", "records": [{"event", "id", "value",
-//! "cursor"}, ...]}`. A `final-poll` resumes, and asks until nothing comes any more.
+//! "cursor"}, ...]}`. A `final-poll` resumes, and asks until it is told that it has caught up.
 //!
 //! Subscribers outlive processes: when one ends, another takes its subscriber over. In the end
 //! there is one more, which starts from nothing.
@@ -22,8 +22,6 @@ use crate::random::Random;
 
 /// Subscribers of a run, without the late one.
 const SUBSCRIBERS: usize = 12;
-/// Polls in a row that bring nothing, after which a final one ends.
-const QUIET_POLLS: usize = 2;
 /// Most polls of a final one: it ends with what it has.
 const POLLS_MAX: usize = 2_000;
 
@@ -188,40 +186,34 @@ fn told<'a>(asked: &Value, node: &str, records: impl Iterator<Item = &'a Record>
     value
 }
 
-/// A final poll: everything that comes until nothing does. It holds no state but its answers, so
-/// that several nodes may be asked for one subscriber.
+/// A final poll: everything that comes until the stream says that this was all: `ready` after a
+/// snapshot, `progress` after a resume. It holds no state but its answers, so that several nodes
+/// may be asked for one subscriber.
 fn drained(asked: &Value, answers: &[Answer]) -> Step {
     let mut polls: Vec<(&String, &Vec<Record>)> = Vec::new();
     for answer in answers {
         match answer {
+            Answer::Records(_, records) if ends(records) => {
+                return Step::Fail("the stream ended".into());
+            }
             Answer::Records(node, records) => polls.push((node, records)),
             Answer::Refused(why) | Answer::Lost(why) => return Step::Fail(why.clone()),
             Answer::Done { .. } => return Step::Fail("no records".into()),
         }
     }
     let all = || polls.iter().flat_map(|(_, records)| records.iter());
-    // Progress that moves the cursor may have more behind it.
-    let mut cursor = asked["since"].as_str();
-    let mut quiet = 0;
-    for (_, records) in &polls {
-        let idle =
-            |record: &Record| record.event == "progress" && Some(record.cursor.as_str()) == cursor;
-        quiet = if records.iter().all(idle) { quiet + 1 } else { 0 };
-        cursor = records.last().map(|record| record.cursor.as_str()).or(cursor);
-    }
-    let last = cursor.map(str::to_owned);
-    // A snapshot that has begun is waited for.
-    let begun = asked["since"].is_null() || all().any(|record| record.event == "reset");
-    let begins = |record: &&Record| matches!(record.event.as_str(), "reset" | "ready");
-    let whole = all().rfind(begins).map_or(!begun, |record| record.event == "ready");
+    let marks = |record: &&Record| !matches!(&*record.event, "snapshot" | "change");
+    let is_whole = all().rfind(marks);
+    let is_whole = is_whole.is_some_and(|record| matches!(&*record.event, "ready" | "progress"));
     match polls.last() {
-        Some((node, _)) if (quiet >= QUIET_POLLS && whole) || polls.len() >= POLLS_MAX => {
+        Some((node, _)) if is_whole || polls.len() >= POLLS_MAX => {
             Step::Ok(told(asked, node, all()))
         }
         latest => {
             let slot = asked["subscriber"].as_u64().unwrap_or_default() as usize;
-            let reconnect = latest.is_none_or(|(_, records)| ends(records));
-            Step::Ask(Place::Home, poll(slot, last, reconnect))
+            let last = all().next_back().map(|record| record.cursor.clone());
+            let since = last.or_else(|| asked["since"].as_str().map(str::to_owned));
+            Step::Ask(Place::Home, poll(slot, since, latest.is_none()))
         }
     }
 }
@@ -284,21 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn a_final_poll_asks_until_it_is_quiet_and_a_snapshot_whole() {
+    fn a_final_poll_asks_until_it_has_caught_up_or_has_a_whole_snapshot() {
         let value = json!({"subscriber": 0, "since": "c"});
         let first = drained(&value, &[]);
         assert_eq!(asks(&first), (Place::Home, Some("c"), true));
-        let quiet = || records(&["progress"]);
-        let more = [records(&["change"]), quiet()];
-        assert_eq!(asks(&drained(&value, &more)), (Place::Home, Some("after-progress"), false));
-        let moving = [quiet(), quiet()];
-        assert!(matches!(drained(&value, &moving), Step::Ask(..)));
-        let done = [records(&["change"]), quiet(), quiet(), quiet()];
+        let more = [records(&[]), records(&["change"]), records(&[])];
+        assert_eq!(asks(&drained(&value, &more)), (Place::Home, Some("after-change"), false));
+        let done = [records(&["change"]), records(&["progress"])];
         assert!(matches!(drained(&value, &done), Step::Ok(_)));
-        let within = [records(&["reset", "snapshot"]), records(&[]), records(&[]), records(&[])];
+        let cut = [records(&["change", "error"])];
+        assert_eq!(drained(&value, &cut), Step::Fail("the stream ended".into()));
+        let within = [records(&["reset", "snapshot"]), records(&[])];
         assert_eq!(asks(&drained(&value, &within)).1, Some("after-snapshot"));
-        let whole =
-            [records(&["reset", "snapshot"]), records(&["ready"]), records(&[]), records(&[])];
+        let whole = [records(&["reset", "snapshot"]), records(&["ready"])];
         assert!(matches!(drained(&value, &whole), Step::Ok(_)));
     }
 

@@ -179,8 +179,8 @@ impl Model {
         let least = usize::from(!self.losing);
         let until = (from + least + self.random.below(5)).min(end);
         if until == from {
-            let idle = self.random.one_in(2);
-            return Vec::from_iter((!idle).then(|| record("progress", None, &Value::Null, from)));
+            let tells = until == end && self.random.one_in(2);
+            return Vec::from_iter(tells.then(|| record("progress", None, &Value::Null, from)));
         }
         let page = &self.journal[from..until];
         let entries = page.iter().enumerate().filter(|(at, (id, _))| {
@@ -190,7 +190,8 @@ impl Model {
         let changes =
             entries.map(|(at, (id, value))| record("change", Some(id), value, from + at + 1));
         let mut records: Vec<Record> = changes.collect();
-        records.push(record("progress", None, &Value::Null, until));
+        // Whoever resumed is told when it has caught up, and not before.
+        records.extend((until == end).then(|| record("progress", None, &Value::Null, until)));
         records
     }
 }
