@@ -39,7 +39,12 @@ use crate::workloads;
 use world::World;
 
 /// Seeds that failed once, with their workloads: they always run.
-pub const REGRESSIONS: &[(u64, &str)] = &[];
+pub const REGRESSIONS: &[(u64, &str)] = &[
+    // A stream went on over what the disk had lost to a trim, and the last status did not tell.
+    (24, "pubsub"),
+    // A stopping node answered, and what only its replaced disk held was not excused.
+    (25, "pn-counter"),
+];
 
 /// What a run came to.
 #[derive(Debug)]
