@@ -26,6 +26,7 @@ fn a_short_run_is_good_and_a_lost_write_in_it_is_found() -> Result<()> {
         quiet: Duration::from_secs(1),
         directory: directory.path().join("run"),
         program: Program::within(env!("CARGO_BIN_EXE_jepsen")),
+        options: Vec::new(),
     };
     let mut outcome = run(&plan)?;
     ensure!(outcome.is_good(), "{:#?}", outcome.verdicts);

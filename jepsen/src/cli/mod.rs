@@ -7,6 +7,7 @@ mod matrix;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod report;
+mod scale;
 mod sim;
 mod test;
 
@@ -28,7 +29,7 @@ enum Command {
     Check(check::Check),
     /// Runs whole clusters in one thread, under seeds.
     Sim(sim::Sim),
-    /// Writes the table of runs into docs/testing.md.
+    /// Runs every workload under every set of faults, and writes the table of docs/testing.md.
     Matrix(matrix::Matrix),
     /// Looks for deliberate bugs: each must be caught.
     #[cfg(feature = "mutants")]

@@ -34,7 +34,7 @@ pub(super) struct Mutants {
     record: Option<PathBuf>,
 }
 
-fn parse_mutant(name: &str) -> Result<Mutant> {
+pub(super) fn parse_mutant(name: &str) -> Result<Mutant> {
     let names = || Mutant::ALL.iter().map(|mutant| mutant.name()).collect::<Vec<_>>().join(", ");
     Mutant::parse(name).with_context(|| format!("one of: {}", names()))
 }

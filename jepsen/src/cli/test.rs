@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::real::node::Program;
+use super::scale::Scale;
+use crate::real::node::{self, Program};
 use crate::real::{Fault, Machine, Outcome, Plan, can_mount, run};
 use crate::report::Operations;
 use crate::workloads;
@@ -21,38 +22,24 @@ pub(super) struct Test {
     /// Which faults are made: names by commas, none, or all that this machine allows
     #[arg(long, default_value = "none")]
     nemesis: String,
-    /// Regions over which the nodes are dealt out
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
-    regions: u8,
-    /// Nodes in all
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=25))]
-    nodes: u8,
-    /// Seconds that clients work and faults are made
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    time_limit: u64,
-    /// Operations a second, of all clients
-    #[arg(long, default_value_t = 100.0)]
-    rate: f64,
-    /// Clients
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    concurrency: u16,
-    /// What operations and faults are drawn from
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Seconds of quiet before nodes are compared
-    #[arg(long, default_value_t = 10)]
-    quiet_seconds: u64,
+    #[command(flatten)]
+    scale: Scale,
     /// Folder of the run; target/jepsen/<workload>-<nemesis>-<seed> without it
     #[arg(long)]
     out: Option<PathBuf>,
-    /// A binary of the product; this program's own copy without it
-    #[arg(long)]
-    atoll: Option<PathBuf>,
+    /// The first of the ports that nodes take; those of runs side by side must be far apart
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1_024..=32_000))]
+    first_port: Option<u16>,
+    /// A deliberate bug that the nodes have, to see that it is caught
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_parser = super::mutants::parse_mutant)]
+    mutant: Option<atoll_store::mutant::Mutant>,
 }
 
 impl Test {
     /// Whether the run was good.
     pub(super) fn run(self) -> Result<bool> {
+        self.first_port.into_iter().for_each(node::take_ports_from);
         let plan = self.plan()?;
         let outcome = run(&plan)?;
         print(&plan, &outcome);
@@ -67,14 +54,15 @@ impl Test {
             self.workload,
             names.join(", ")
         );
-        ensure!(self.rate > 0.0 && self.rate.is_finite(), "--rate must be above 0");
-        let (nodes, regions) = (usize::from(self.nodes), usize::from(self.regions));
+        let options = self.options();
+        let Test { workload, nemesis, scale, out, .. } = self;
+        ensure!(scale.rate > 0.0 && scale.rate.is_finite(), "--rate must be above 0");
+        let (nodes, regions) = (usize::from(scale.nodes), usize::from(scale.regions));
         ensure!(regions <= nodes, "{regions} regions need as many nodes: give more by --nodes");
         let mounts = can_mount();
-        let faults = Fault::parse_list(&self.nemesis, &Machine { mounts, nodes, regions })?;
-        let (workload, seed) = (self.workload, self.seed);
-        let named = format!("{workload}-{}-{seed}", self.nemesis.replace(',', "+"));
-        let program = match self.atoll {
+        let faults = Fault::parse_list(&nemesis, &Machine { mounts, nodes, regions })?;
+        let named = format!("{workload}-{}-{}", nemesis.replace(',', "+"), scale.seed);
+        let program = match scale.atoll {
             Some(path) => Program::at(path),
             None => Program::within(std::env::current_exe().context("this program's path")?),
         };
@@ -83,14 +71,24 @@ impl Test {
             faults,
             regions,
             nodes,
-            time_limit: Duration::from_secs(self.time_limit),
-            rate: self.rate,
-            concurrency: usize::from(self.concurrency),
-            seed,
-            quiet: Duration::from_secs(self.quiet_seconds),
-            directory: self.out.unwrap_or_else(|| PathBuf::from("target/jepsen").join(named)),
+            time_limit: Duration::from_secs(scale.time_limit),
+            rate: scale.rate,
+            concurrency: usize::from(scale.concurrency),
+            seed: scale.seed,
+            quiet: Duration::from_secs(scale.quiet_seconds),
+            directory: out.unwrap_or_else(|| PathBuf::from("target/jepsen").join(named)),
             program,
+            options,
         })
+    }
+
+    /// Environment of the nodes.
+    fn options(&self) -> Vec<(String, String)> {
+        #[cfg(feature = "mutants")]
+        if let Some(mutant) = self.mutant {
+            return vec![("ATOLL_MUTANT".into(), mutant.name().into())];
+        }
+        Vec::new()
     }
 }
 

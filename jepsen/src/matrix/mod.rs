@@ -6,9 +6,10 @@
 //! Invariant: numbers of runs are summed, latencies are the worst of any run: a row never looks
 //! better than its worst run.
 //!
-//! Left out: making the runs.
+//! The runs themselves are made by [`Series`], each in a process of its own.
 
 mod document;
+mod series;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -16,8 +17,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use document::replace;
+pub use series::{Cell, Series};
 pub use tables::{mutants, runs};
 
+use crate::real::Fault;
 use crate::report::{self, Judged, RESULTS, Results};
 
 /// Where the tables are, from the root of the workspace.
@@ -38,6 +41,8 @@ pub struct Row {
     pub faults: u64,
     /// Violations in all of them.
     pub violations: u64,
+    /// Acknowledged operations that were not promised, in all of them.
+    pub excused: u64,
     /// The worst of any run, if any measured it.
     pub stable_latency_p99_ms: Option<f64>,
     /// What else is to be known, such as runs that prove nothing.
@@ -100,18 +105,25 @@ pub fn read(from: &[PathBuf]) -> io::Result<Vec<Row>> {
     Ok(rows(&results?))
 }
 
-/// Rows of these results, ordered by workload and faults.
+/// Sets of faults of the matrix, in the order of its rows.
+pub const SETS: &[&str] =
+    &["none", "partitions", "slow", "kill", "kill-all", "pause", "restore", "power", "all"];
+
+/// Rows of these results, ordered by workload and faults: [`SETS`] first.
 pub fn rows(results: &[Results]) -> Vec<Row> {
-    let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
+    let mut rows: BTreeMap<(String, usize, String), Row> = BTreeMap::new();
     for run in results {
-        let nemesis = nemesis(run);
-        let row = rows.entry((run.workload.clone(), nemesis.clone())).or_default();
+        let nemesis = Fault::summary(&run.nemesis);
+        let place = SETS.iter().position(|set| *set == nemesis).unwrap_or(SETS.len());
+        let row = rows.entry((run.workload.clone(), place, nemesis.clone())).or_default();
         row.workload.clone_from(&run.workload);
         row.nemesis = nemesis;
         row.runs += 1;
         row.operations += run.operations.total();
         row.faults += run.faults.values().sum::<u64>();
         row.violations += run.violations();
+        let counted = run.verdicts.iter().filter_map(|verdict| verdict.counted.get("excused"));
+        row.excused += counted.sum::<f64>() as u64;
         let p99 = run.stable_latency_ms.map(|quantiles| quantiles.p99);
         row.stable_latency_p99_ms = match (row.stable_latency_p99_ms, p99) {
             (Some(before), Some(now)) => Some(before.max(now)),
@@ -123,10 +135,6 @@ pub fn rows(results: &[Results]) -> Vec<Row> {
         }
     }
     rows.into_values().collect()
-}
-
-fn nemesis(run: &Results) -> String {
-    if run.nemesis.is_empty() { "none".into() } else { run.nemesis.join(", ") }
 }
 
 /// Why a run is not good: its judges, or that there were none.
@@ -181,6 +189,7 @@ mod tests {
             good,
             judged: 9,
             violations_total: violations,
+            counted: [("excused".to_owned(), 2.0)].into(),
             ..Judged::default()
         };
         Results {
@@ -211,11 +220,12 @@ mod tests {
             operations: 300,
             faults: 9,
             violations: 3,
+            excused: 6,
             stable_latency_p99_ms: Some(120.0),
             note: "seed 2: set BAD".into(),
         };
-        assert_eq!(rows[0], expected);
-        assert_eq!((rows.len(), rows[1].nemesis.as_str()), (2, "none"));
+        assert_eq!(rows[1], expected);
+        assert_eq!((rows.len(), rows[0].nemesis.as_str()), (2, "none"));
     }
 
     #[test]

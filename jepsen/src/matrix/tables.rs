@@ -11,6 +11,7 @@ pub fn runs(rows: &[Row]) -> String {
         "operations",
         "faults",
         "violations",
+        "excused",
         "stable latency p99",
         "note",
     ];
@@ -23,11 +24,12 @@ pub fn runs(rows: &[Row]) -> String {
             thousands(row.operations),
             thousands(row.faults),
             thousands(row.violations),
+            thousands(row.excused),
             latency.map_or("-".into(), |ms| format!("{ms:.0} ms")),
             row.note.clone(),
         ]
     };
-    table(&head, 2..7, &rows.iter().map(cells).collect::<Vec<_>>())
+    table(&head, 2..8, &rows.iter().map(cells).collect::<Vec<_>>())
 }
 
 /// The table of deliberate bugs.
@@ -91,14 +93,16 @@ mod tests {
             runs: 2,
             operations: 12_000,
             faults: 8,
+            excused: 3,
             stable_latency_p99_ms: Some(140.4),
             note: "a|b\n<!-- /matrix -->".into(),
             ..Row::default()
         };
         let expected = "\
-| workload | nemesis | runs | operations | faults | violations | stable latency p99 | note |
-| --- | --- | --: | --: | --: | --: | --: | --- |
-| g-set | kill | 2 | 12,000 | 8 | 0 | 140 ms | a\\|b &lt;!-- /matrix --> |
+| workload | nemesis | runs | operations | faults | violations | excused | \
+stable latency p99 | note |
+| --- | --- | --: | --: | --: | --: | --: | --: | --- |
+| g-set | kill | 2 | 12,000 | 8 | 0 | 3 | 140 ms | a\\|b &lt;!-- /matrix --> |
 ";
         assert_eq!(runs(&[row]), expected);
         assert_eq!(runs(&[]), "Not run yet.");

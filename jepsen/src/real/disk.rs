@@ -104,6 +104,13 @@ fn command(program: &str, words: &[&str], paths: &[&Path]) -> Result<()> {
     Ok(())
 }
 
+/// Unmounts what a run that was killed has left mounted below a directory.
+pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    places.filter(|at| at.starts_with(directory)).try_for_each(|at| command("umount", &[], &[at]))
+}
+
 /// Removes everything in a directory, which stays: it may be where a disk is mounted.
 pub(crate) fn empty(directory: &Path) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {

@@ -8,7 +8,9 @@
 //! Invariants:
 //! 1. Only operations acknowledged by the node that lost its disk are excused, between the last
 //!    sample that was safe and the loss. All that ended before is judged in full.
-//! 2. The result is a valid history: a process goes on under another number after `:info`.
+//! 2. A poll is not excused: its records are what a subscriber was told, which its cursor stands
+//!    for from then on, whatever became of the disk.
+//! 3. The result is a valid history: a process goes on under another number after `:info`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,6 +84,7 @@ pub(crate) fn excuse(
         };
         matches!(op.process, Process::Client(_))
             && op.kind == Type::Ok
+            && op.f != "poll"
             && windows.iter().any(inside)
     };
     let mut ops = history.ops().to_vec();
@@ -164,6 +167,19 @@ mod tests {
         assert!(!contains(&vectors(6), &vectors(7)));
         assert!(!contains(&Vectors::new(), &vectors(1)));
         assert!(contains(&Vectors::new(), &vectors(0)) && contains(&vectors(1), &Vectors::new()));
+    }
+
+    #[test]
+    fn what_a_subscriber_was_told_stays_told() {
+        let mut recorder = Recorder::default();
+        for (time, client, f) in [(60, 0, "poll"), (70, 1, "write")] {
+            recorder.invoke(time, client, f, Value::Null, Some("eu-1"));
+            recorder.end(time, client, Type::Ok, f, Value::Null, None, Some("eu-1"));
+        }
+        let losses = [Loss { node: 0, at: 100 }];
+        let (history, count) = excuse(&recorder.history(), &[], &losses, &["eu-1"]);
+        let ends: Vec<Type> = history.pairs().iter().map(|pair| pair.outcome()).collect();
+        assert_eq!((count, ends), (1, vec![Type::Ok, Type::Info]));
     }
 
     #[test]

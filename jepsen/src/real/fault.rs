@@ -26,6 +26,9 @@ pub enum Fault {
     FullDisk,
 }
 
+/// Stands for every kind of partition.
+const PARTITIONS: &str = "partitions";
+
 type Row = (Fault, &'static str, &'static str, (u64, u64), &'static str);
 
 /// Each kind: its name, the function of its lines, its shortest and longest length in
@@ -70,18 +73,32 @@ impl Fault {
         Fault::FullDisk,
     ];
 
-    /// The kinds that a list names: names by commas, `none`, or `all` that this machine allows.
+    /// The kinds that keep nodes from hearing each other.
+    const PARTITIONS: &[Fault] = &[
+        Fault::PartitionHalves,
+        Fault::PartitionRegion,
+        Fault::PartitionRing,
+        Fault::OneWay,
+        Fault::Flap,
+    ];
+
+    /// The kinds that a list names: names by commas, `none`, `partitions` for every kind of
+    /// them, or `all` that this machine allows.
     pub fn parse_list(list: &str, machine: &Machine) -> Result<Vec<Fault>> {
         let mut faults = Vec::new();
         for name in list.split(',').map(str::trim) {
             match name {
                 "none" => {}
+                PARTITIONS => faults.extend(Fault::PARTITIONS),
                 "all" => {
                     faults.extend(Fault::ALL.iter().filter(|fault| fault.needs(machine).is_ok()));
                 }
                 name => {
                     let Some(fault) = Fault::ALL.iter().find(|fault| fault.name() == name) else {
-                        bail!("no nemesis {name:?}; there are none, all, {}", Fault::names());
+                        bail!(
+                            "no nemesis {name:?}; there are none, all, partitions, {}",
+                            Fault::names()
+                        );
                     };
                     fault.needs(machine)?;
                     faults.push(*fault);
@@ -91,6 +108,38 @@ impl Fault {
         faults.sort();
         faults.dedup();
         Ok(faults)
+    }
+
+    /// A list in short: as [`Fault::parse_list`] reads it where nothing is missing.
+    pub(crate) fn summary(names: &[String]) -> String {
+        let has = |fault: &Fault| names.iter().any(|name| name == fault.name());
+        if names.is_empty() {
+            return "none".into();
+        }
+        if Fault::ALL.iter().all(has) {
+            return "all".into();
+        }
+        let folds = Fault::PARTITIONS.iter().all(has);
+        let is_partition =
+            |name: &String| Fault::PARTITIONS.iter().any(|fault| fault.name() == name);
+        let others = names.iter().filter(|name| !(folds && is_partition(name)));
+        let folded = folds.then_some(PARTITIONS).into_iter();
+        folded.chain(others.map(String::as_str)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Names of all that a list names, whether this machine allows them or not; names that stand
+    /// for nothing stay.
+    pub(crate) fn expand(list: &str) -> Vec<String> {
+        let names = |faults: &[Fault]| faults.iter().map(|f| f.name().to_owned()).collect();
+        let one = |name: &str| -> Vec<String> {
+            match name {
+                "none" => Vec::new(),
+                "all" => names(Fault::ALL),
+                PARTITIONS => names(Fault::PARTITIONS),
+                name => vec![name.to_owned()],
+            }
+        };
+        list.split(',').map(str::trim).flat_map(one).collect()
     }
 
     /// Its name on the command line.
@@ -115,7 +164,8 @@ impl Fault {
 
     /// Names and what they mean, a line each.
     pub fn help() -> String {
-        TABLE.iter().map(|row| format!("{:18}{}\n", row.1, row.4)).collect()
+        let lines: String = TABLE.iter().map(|row| format!("{:18}{}\n", row.1, row.4)).collect();
+        format!("{lines}{PARTITIONS:18}all five kinds of partitions\n")
     }
 
     fn names() -> String {
@@ -183,9 +233,23 @@ mod tests {
         assert_eq!(list("all").unwrap().len(), Fault::ALL.len() - 2);
         let refused = |text: &str| list(text).unwrap_err().to_string();
         assert!(refused("power").contains("run as root"), "{}", refused("power"));
-        assert!(refused("kil").contains("there are none, all, partition-halves"));
+        assert!(refused("kil").contains("there are none, all, partitions, partition-halves"));
+        assert_eq!(list("partitions,flap").unwrap(), Fault::PARTITIONS);
         let one = Machine { nodes: 1, regions: 1, ..PLAIN };
         assert!(Fault::parse_list("replace", &one).is_err());
         assert!(Fault::parse_list("partition-region", &Machine { regions: 1, ..PLAIN }).is_err());
+    }
+
+    #[test]
+    fn a_summary_is_read_as_what_it_stands_for() {
+        let rooted = Machine { mounts: true, ..PLAIN };
+        for list in ["none", "all", "partitions", "kill, power", "partitions, kill-all"] {
+            let faults = Fault::parse_list(list, &rooted).unwrap();
+            let names: Vec<String> = faults.iter().map(|fault| fault.name().into()).collect();
+            assert_eq!(Fault::summary(&names), list);
+            assert_eq!(Fault::expand(list), names);
+            assert_eq!(Fault::parse_list(&Fault::summary(&names), &rooted).unwrap(), faults);
+        }
+        assert_eq!(Fault::summary(&["flap".into(), "one-way".into()]), "flap, one-way");
     }
 }

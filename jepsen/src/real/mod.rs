@@ -78,6 +78,8 @@ pub struct Plan {
     pub directory: PathBuf,
     /// How the product is run.
     pub program: Program,
+    /// Further environment of the nodes: a deliberate bug, say.
+    pub options: Vec<(String, String)>,
 }
 
 /// Whether this machine lets a run mount disks.
@@ -103,6 +105,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let directory = plan.directory.canonicalize()?;
     let homes = directory.join("nodes");
     if homes.exists() {
+        disk::unmount_below(&homes)?;
         std::fs::remove_dir_all(&homes).context("an earlier run's nodes")?;
     }
     let mut random = Random::new(plan.seed);
@@ -131,6 +134,7 @@ fn prepare(plan: &Plan, homes: &Path, mounted: &mut Mounted) -> Result<Vec<Node>
     let mut nodes = Vec::new();
     for name in names(plan.regions, plan.nodes) {
         let mut node = site.node(&name)?;
+        node.options.clone_from(&plan.options);
         std::fs::create_dir_all(&node.data)?;
         if plan.faults.iter().any(|fault| fault.mounts()) {
             let disk = Disk::of(&node.home, &node.data);
@@ -180,6 +184,7 @@ fn act(plan: &Plan, world: &World, shared: &std::sync::Mutex<Shared>, random: &m
             })
             .collect();
         world.wait_for_all(Instant::now() + plan.time_limit);
+        nemesis::await_each(world, &plan.faults);
         world.end_faults();
         nemeses.into_iter().for_each(|nemesis| drop(nemesis.join()));
         settle::heal(world);

@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. Every fault is recorded when it begins and when it is over; what could not be made is said
 //!    in the nemesis log, and not recorded as made.
-//! 2. A fault that is under way when faults are over is ended at once, and put right.
+//! 2. A kind of which none could be made is tried again until one is, or faults are over.
+//! 3. A fault that is under way when faults are over is ended at once, and put right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -19,6 +20,12 @@ use super::shapes::{self, Pairs};
 use super::world::World;
 use super::{disks, processes};
 use crate::random::Random;
+use crate::wait::until;
+
+/// How long a run goes on after its time for a kind of fault that it has not made yet.
+const EACH: Duration = Duration::from_secs(30);
+/// Pause before a fault is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Nothing passes.
 const CUT: Sky =
@@ -38,10 +45,27 @@ pub(crate) fn run(world: &World, fault: Fault, acts: &[Act]) {
         if !world.wait_for_fault(world.at(act.at)) {
             return;
         }
-        let mut random = Random::new(act.seed);
-        if let Err(error) = make(world, fault, act.length, &mut random) {
-            world.complain(format!("{}: {error:#}", fault.name()));
-        }
+        attempt(world, fault, act);
+    }
+    while let Some(last) = acts.last()
+        && !world.has_made(fault.name())
+        && world.wait_for_fault(Instant::now() + AGAIN)
+    {
+        attempt(world, fault, last);
+    }
+}
+
+/// Waits until each of these kinds was made, if that does not take too long.
+pub(crate) fn await_each(world: &World, faults: &[Fault]) {
+    let each = || faults.iter().all(|fault| world.has_made(fault.name())).then_some(());
+    // What is missing then is said by the verdict.
+    until(EACH, each);
+}
+
+fn attempt(world: &World, fault: Fault, act: &Act) {
+    let mut random = Random::new(act.seed);
+    if let Err(error) = make(world, fault, act.length, &mut random) {
+        world.complain(format!("{}: {error:#}", fault.name()));
     }
 }
 

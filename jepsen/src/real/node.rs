@@ -353,9 +353,15 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes ports from this one on, instead of from one that differs by process: for runs side by
+/// side, each of which is given its own.
+pub fn take_ports_from(first: u16) {
+    NEXT_PORT.store(first, Ordering::SeqCst);
+}
+
 /// A port free for TCP and UDP, below those that systems give to clients.
 fn free_port() -> Option<u16> {
-    let first = 20_000 + (std::process::id() % 1_000) as u16 * 10;
+    let first = 20_000 + (std::process::id() % 200) as u16 * 60;
     let _ = NEXT_PORT.compare_exchange(0, first, Ordering::SeqCst, Ordering::SeqCst);
     let free = |port: &u16| {
         let address = ("127.0.0.1", *port);

@@ -5,6 +5,7 @@
 //! 2. Several nodes are locked in the order of their places, and disks before nodes.
 //! 3. Times of lines are nanoseconds since the run began.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -48,6 +49,8 @@ pub(crate) struct World {
     pub(crate) losses: Mutex<Vec<Loss>>,
     /// What went wrong beside all histories: nodes that died or did not come back.
     pub(crate) complaints: Mutex<Vec<String>>,
+    /// Names of the faults that were made.
+    made: Mutex<BTreeSet<String>>,
     history: Mutex<Recorder>,
     log: Mutex<File>,
     began: Instant,
@@ -78,6 +81,7 @@ impl World {
             samples: Mutex::default(),
             losses: Mutex::default(),
             complaints: Mutex::default(),
+            made: Mutex::default(),
             history: Mutex::default(),
             log: Mutex::new(File::create(directory.join("nemesis.log"))?),
             began: Instant::now(),
@@ -230,8 +234,14 @@ impl World {
     /// Records that a fault begins or ends.
     pub(crate) fn fault(&self, f: &str, phase: &str, mut details: Value) {
         details["phase"] = phase.into();
+        lock(&self.made).insert(details["kind"].as_str().unwrap_or(f).to_owned());
         self.say(&format!("{f} {details}"));
         self.note(f, details);
+    }
+
+    /// Whether a fault of that name was made, or is being made.
+    pub(crate) fn has_made(&self, fault: &str) -> bool {
+        lock(&self.made).contains(fault)
     }
 
     /// Writes a line to the log of the nemesis.
