@@ -8,6 +8,7 @@
 //!    give it; that is said where the fault ends.
 
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,6 +27,9 @@ use crate::wait::until;
 const COPIES: usize = 2;
 /// How long they may take.
 const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// A node that is held, with its place.
+type Held<'a> = (usize, MutexGuard<'a, Node>);
 
 /// A disk that is put back to an older copy.
 pub(crate) fn restore(world: &World, length: Duration, random: &mut Random) -> Result<()> {
@@ -138,21 +142,38 @@ fn is_covered(world: &World, place: usize) -> bool {
     until(CATCH_UP, covered).is_some()
 }
 
-/// A disk that stops at once, and then loses what was not flushed.
+/// Disks that stop at once, and then have lost what was not flushed: one, or all together, since
+/// what one has lost it may have from another again.
 pub(crate) fn power(world: &World, length: Duration, random: &mut Random) -> Result<()> {
-    let Some((place, mut node)) = world.any_node(random) else { return Ok(()) };
-    let details = world.details(&[place]);
-    world.fault("power", "begin", details.clone());
-    let disk = Disk::of(&node.home, &node.data);
-    disk.shut_down()?;
-    // It may have ended by itself, since nothing that it writes is kept any more.
-    if node.is_running() {
-        node.kill()?;
+    if random.one_in(2) {
+        let nodes = (0..world.places.len()).map(|place| (place, world.node(place))).collect();
+        return lose_power(world, length, nodes);
     }
-    disk.unmount()?;
+    match world.any_node(random) {
+        Some(one) => lose_power(world, length, vec![one]),
+        None => Ok(()),
+    }
+}
+
+fn lose_power(world: &World, length: Duration, mut nodes: Vec<Held<'_>>) -> Result<()> {
+    let places: Vec<usize> = nodes.iter().map(|(place, _)| *place).collect();
+    let details = world.details(&places);
+    world.fault("power", "begin", details.clone());
+    let disk = |node: &Node| Disk::of(&node.home, &node.data);
+    nodes.iter().try_for_each(|(_, node)| disk(node).shut_down())?;
+    for (_, node) in &mut nodes {
+        // It may have ended by itself, since nothing that it writes is kept any more.
+        if node.is_running() {
+            node.kill()?;
+        }
+        disk(node).unmount()?;
+    }
     world.wait_for_fault(Instant::now() + length);
-    disk.mount()?;
-    world.start(place, &mut node)?;
+    for (place, node) in &mut nodes {
+        disk(node).mount()?;
+        node.spawn(&world.links.seeds(*place))?;
+    }
+    nodes.iter_mut().try_for_each(|(_, node)| node.await_ready())?;
     world.fault("power", "end", details);
     Ok(())
 }

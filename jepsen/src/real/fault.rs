@@ -48,7 +48,7 @@ const TABLE: &[Row] = &[
     (Fault::Corrupt, "corrupt", "corrupt", (500, 2_000), "flipped bits on a stopped node's disk"),
     (Fault::Truncate, "truncate", "truncate", (500, 2_000), "a stopped node's file cut short"),
     (Fault::Replace, "replace", "replace", (500, 2_000), "an empty disk"),
-    (Fault::Power, "power", "power", (300, 2_000), "a disk that loses what was not flushed"),
+    (Fault::Power, "power", "power", (300, 2_000), "one disk or all lose what was not flushed"),
     (Fault::FullDisk, "full-disk", "full-disk", (4_000, 8_000), "a disk without room"),
 ];
 

@@ -18,6 +18,8 @@ use crate::workloads::Workload;
 pub struct Outcome {
     /// What happened, without what was not promised.
     pub history: History,
+    /// What clients were told: what was not promised was served none the less.
+    pub told: History,
     /// What each judge found.
     pub verdicts: Vec<(String, Verdict)>,
     /// How often each fault was made, by the function of its lines.
@@ -33,10 +35,11 @@ pub(super) fn judge(plan: &Plan, world: &World, workload: &dyn Workload) -> Outc
     let names = names(plan.regions, plan.nodes);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (samples, losses) = (lock(&world.samples), lock(&world.losses));
-    let (history, excused) = excuse(&world.history(), &samples, &losses, &names);
+    let told = world.history();
+    let (history, excused) = excuse(&told, &samples, &losses, &names);
     let faults = faults(&history);
     let (verdicts, operations) = (Vec::new(), Operations::default());
-    let mut outcome = Outcome { history, verdicts, faults, excused, operations };
+    let mut outcome = Outcome { history, told, verdicts, faults, excused, operations };
     outcome.judge(workload);
     let mut nodes = Verdict { judged: plan.nodes, ..Verdict::default() };
     nodes.violations = lock(&world.complaints).clone();
@@ -57,7 +60,7 @@ impl Outcome {
         self.verdicts.push(("convergence".into(), convergence));
         let latency = stable_latency::check(&self.history);
         self.verdicts.push(("stable-latency".into(), latency));
-        self.verdicts.push(("availability".into(), availability::check(&self.history)));
+        self.verdicts.push(("availability".into(), availability::check(&self.told)));
         let growth = growth::check(&self.history);
         // It needs two samples while all is quiet; a short run has none.
         self.verdicts.extend((growth.judged > 0).then(|| ("growth".into(), growth)));
@@ -103,4 +106,43 @@ fn faults(history: &History) -> BTreeMap<String, usize> {
         *faults.entry(name.to_owned()).or_insert(0) += 1;
     }
     faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers::testing::{Line, timed};
+    use crate::history::Type;
+    use crate::workloads::find;
+    use serde_json::json;
+
+    /// A region serves two hundred while another is cut off; this many of the last as `end`.
+    fn history(last: u64, end: Type) -> History {
+        let cut = json!({"phase": "begin", "sides": [["eu-1"], ["us-1"]]});
+        let mut lines = vec![Line::Nemesis(0, "partition", cut)];
+        for n in 0..200 {
+            let kind = if n < 200 - last { Type::Ok } else { end };
+            // Each by a process of its own: one that ends as unknown is never used again.
+            lines.push(Line::Client(n + 1, n, Type::Invoke, "add", n.into(), "eu-1"));
+            lines.push(Line::Client(n + 1, n, kind, "add", n.into(), "eu-1"));
+        }
+        timed(&lines)
+    }
+
+    fn violations(history: History, told: History) -> Vec<String> {
+        let (verdicts, faults) = (Vec::new(), BTreeMap::new());
+        let operations = Operations::default();
+        let mut outcome = Outcome { history, told, verdicts, faults, excused: 0, operations };
+        outcome.judge(&*find("g-set").unwrap()(2));
+        let of = outcome.verdicts.into_iter().find(|(name, _)| name == "availability");
+        of.unwrap().1.violations
+    }
+
+    #[test]
+    fn what_is_excused_was_served_all_the_same() {
+        let excused = history(50, Type::Info);
+        assert_eq!(violations(excused.clone(), history(0, Type::Ok)), [""; 0]);
+        let what = "region eu served 150 of 200 with only its links cut";
+        assert_eq!(violations(excused.clone(), excused), [what]);
+    }
 }
