@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(told.iter().map(|(count, ..)| *count).collect::<Vec<_>>(), [1, 2, 3]);
         told.sort_by(|a, b| a.1.cmp(&b.1));
         assert_eq!(told.iter().map(|(.., valid)| *valid).collect::<Vec<_>>(), [true, false, false]);
-        let rows = super::super::read(&[series.directory.clone()]).unwrap();
+        let rows = super::super::read(std::slice::from_ref(&series.directory)).unwrap();
         let bad: Vec<_> = rows
             .iter()
             .map(|row| (row.workload.as_str(), row.nemesis.as_str(), row.violations))
