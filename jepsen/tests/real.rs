@@ -1,12 +1,18 @@
-//! A short run of real processes through a kill and a partition; and that it can find a fault.
+//! A short run of real processes through a kill and a partition; that it can find a fault, and
+//! that it leaves nothing behind.
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jepsen::checkers::FINAL_READ;
 use jepsen::history::{History, Type};
-use jepsen::real::node::Program;
+use jepsen::real::node::{PATIENCE, Program};
 use jepsen::real::{Fault, Outcome, Plan, run};
+use jepsen::wait::until;
 use jepsen::workloads;
 
 const WORKLOAD: &str = "g-set";
@@ -41,6 +47,40 @@ fn a_short_run_is_good_and_a_lost_write_in_it_is_found() -> Result<()> {
     ensure!(found.clone().any(|what| what.contains("is lost")), "{:#?}", outcome.verdicts);
     ensure!(!outcome.is_good(), "a lost write passed");
     Ok(())
+}
+
+#[test]
+fn no_node_outlives_a_run_that_is_killed_not_even_a_stopped_one() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let run = directory.path().join("run");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
+    command.args(["test", "--nemesis=pause", "--nodes=3", "--time-limit=60", "--out"]).arg(&run);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let log = || std::fs::read_to_string(run.join("nemesis.log")).unwrap_or_default();
+    let paused = until(PATIENCE * 4, || log().contains("pause").then_some(()));
+    let addresses = paused.context("nothing was stopped").and_then(|()| addresses(&run));
+    child.kill()?;
+    child.wait()?;
+    let addresses = addresses?;
+    ensure!(addresses.len() == 3, "{addresses:?}");
+    // What is stopped still takes connections, as many as its kernel keeps for it.
+    let has_ended = |address: &SocketAddr| {
+        let tried = TcpStream::connect_timeout(address, Duration::from_secs(1));
+        tried.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    };
+    let ended = until(PATIENCE, || addresses.iter().all(has_ended).then_some(()));
+    ended.context("a node goes on")
+}
+
+/// Where a run's nodes listen.
+fn addresses(run: &Path) -> Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::new();
+    for home in std::fs::read_dir(run.join("nodes"))? {
+        let Ok(text) = std::fs::read_to_string(home?.path().join("atoll.toml")) else { continue };
+        let listens = text.lines().find_map(|line| line.strip_prefix("listen = "));
+        addresses.push(listens.context("no address")?.trim_matches('"').parse()?);
+    }
+    Ok(addresses)
 }
 
 /// Takes an acknowledged element out of one final read.

@@ -56,12 +56,7 @@ impl Disk {
 
     /// Unmounts it, as soon as nobody uses it.
     pub(crate) fn unmount(&self) -> Result<()> {
-        let mut last = None;
-        let done = until(BUSY, || {
-            last = Some(command("umount", &[], &[&self.at]));
-            last.as_ref().is_some_and(Result::is_ok).then_some(())
-        });
-        done.map_or_else(|| last.unwrap_or(Ok(())), Ok)
+        unmount(&self.at)
     }
 
     /// Unmounts it if it is mounted, and removes it.
@@ -108,7 +103,16 @@ fn command(program: &str, words: &[&str], paths: &[&Path]) -> Result<()> {
 pub(crate) fn unmount_below(directory: &Path) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
-    places.filter(|at| at.starts_with(directory)).try_for_each(|at| command("umount", &[], &[at]))
+    places.filter(|at| at.starts_with(directory)).try_for_each(unmount)
+}
+
+fn unmount(at: &Path) -> Result<()> {
+    let mut last = None;
+    let done = until(BUSY, || {
+        last = Some(command("umount", &[], &[at]));
+        last.as_ref().is_some_and(Result::is_ok).then_some(())
+    });
+    done.map_or_else(|| last.unwrap_or(Ok(())), Ok)
 }
 
 /// Removes everything in a directory, which stays: it may be where a disk is mounted.

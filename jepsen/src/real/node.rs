@@ -2,12 +2,14 @@
 //!
 //! Invariants:
 //! 1. A node keeps its name, certificate, ports and home over restarts.
-//! 2. Its standard input is ours: when we die, it ends.
+//! 2. Its standard input is ours: when we die, it ends. It has a process group of its own, which
+//!    we leave an orphan then: so it goes on, and ends, even if it was stopped.
 //!
 //! Left out: reading what a node prints, but to explain a failure.
 
 use std::fs::{File, OpenOptions};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -151,7 +153,7 @@ impl Node {
         let mut command = self.program.command();
         command.args(["serve", "--exit-with-stdin", "--config"]).arg(config);
         command.envs(self.options.iter().map(|(key, value)| (key, value)));
-        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
         self.child = Some(command.spawn().with_context(|| format!("{:?}", self.program))?);
         Ok(())
     }
