@@ -9,6 +9,7 @@ mod cursor;
 mod journal;
 mod origin;
 mod replay;
+mod selection;
 mod start;
 mod subscription;
 mod test_clock;
@@ -17,6 +18,7 @@ mod views;
 
 pub use cursor::Cursor;
 pub use origin::origin_of;
+pub use selection::Selection;
 pub use start::{Settings, StartError};
 pub use subscription::Subscription;
 pub use test_clock::TestClock;
@@ -102,29 +104,6 @@ pub struct Page {
     pub items: Vec<(EntityKey, Arc<Image>)>,
     /// Whether there is more behind the last item.
     pub more: bool,
-}
-
-/// What a subscriber wants.
-#[derive(Clone, Debug)]
-pub enum Selection {
-    /// One entity.
-    Entity(EntityKey),
-    /// A collection, or the ids in it that start with a prefix.
-    Prefix {
-        /// The kind.
-        kind: Kind,
-        /// The collection.
-        collection: Collection,
-        /// The prefix, maybe empty.
-        prefix: String,
-    },
-    /// Everything, or only these kinds and collections (empty: all).
-    All {
-        /// Kinds; empty for all.
-        kinds: Vec<Kind>,
-        /// Collections; empty for all.
-        collections: Vec<Collection>,
-    },
 }
 
 /// Where a subscription starts.

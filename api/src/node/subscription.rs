@@ -93,38 +93,6 @@ impl Drop for Subscription {
     }
 }
 
-impl Selection {
-    fn topics(&self) -> Vec<Topic> {
-        match self {
-            Selection::Entity(key) => vec![Topic::Entity(key.clone())],
-            Selection::Prefix { kind, collection, .. } => {
-                vec![Topic::Collection(*kind, collection.clone())]
-            }
-            Selection::All { kinds, collections }
-                if kinds.len() == 1 && !collections.is_empty() =>
-            {
-                collections.iter().map(|each| Topic::Collection(kinds[0], each.clone())).collect()
-            }
-            Selection::All { .. } => vec![Topic::All],
-        }
-    }
-
-    fn takes(&self, key: &EntityKey) -> bool {
-        match self {
-            Selection::Entity(one) => key == one,
-            Selection::Prefix { kind, collection, prefix } => {
-                key.kind == *kind
-                    && key.collection == *collection
-                    && key.id.as_str().starts_with(prefix)
-            }
-            Selection::All { kinds, collections } => {
-                (kinds.is_empty() || kinds.contains(&key.kind))
-                    && (collections.is_empty() || collections.contains(&key.collection))
-            }
-        }
-    }
-}
-
 impl Subscription {
     pub(super) fn new(node: Node, what: Selection, start: Start) -> Subscription {
         let topics = what.topics();
