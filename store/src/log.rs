@@ -16,9 +16,11 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Backend, BackendError};
 use crate::committer::{log_key, log_position, unpack};
 use crate::dot::{Dot, Hlc, Origin};
+use crate::engine::StoreError;
 use crate::name::EntityKey;
 use crate::operation::Operation;
 use crate::record::{self, RecordKind};
+use crate::recover::read_trimmed;
 use crate::shard::ShardId;
 
 /// Bytes of recent entries kept in memory for peers and subscribers. Default 16 MiB: some seconds
@@ -53,6 +55,17 @@ impl Entry {
     pub fn decode(bytes: &[u8]) -> Option<Entry> {
         postcard::from_bytes(bytes).ok()
     }
+}
+
+/// Whether operations above the clocks may be gone from the log: read after the log, it tells
+/// whether what was read is whole.
+pub fn is_trimmed(
+    backend: &dyn Backend,
+    clocks: &BTreeMap<Origin, Hlc>,
+) -> Result<bool, StoreError> {
+    let clock = |origin: &Origin| clocks.get(origin).copied().unwrap_or_default();
+    let trimmed = read_trimmed(backend)?;
+    Ok(trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin)))
 }
 
 /// Reads the entries from `from` on, up to `limit` records' worth, out of the backend.

@@ -26,6 +26,8 @@ const CLOSED_KEY: &[u8] = b"mc";
 
 /// Starts remembered: a cursor of an older one is foreign.
 const STARTS_KEPT: usize = 64;
+/// An origin that no start ever has: it stands for all.
+const NOBODY: Origin = Origin(0);
 /// Facts about origins read at a start.
 const FACTS_KEPT: usize = 100_000;
 
@@ -191,14 +193,22 @@ fn index_error(error: LoadError) -> StoreError {
     }
 }
 
+/// The highest stamp of each origin that was trimmed from the log, as of what is on the disk: a
+/// trim is written in one commit with it.
+pub(crate) fn read_trimmed(backend: &dyn Backend) -> Result<BTreeMap<Origin, Hlc>, StoreError> {
+    Ok(read_directory(backend)?.unwrap_or_default().trimmed)
+}
+
 fn read_directory(backend: &dyn Backend) -> Result<Option<Directory>, StoreError> {
     match record::read(backend, DIRECTORY_KEY, RecordKind::Meta) {
         Ok(Some((body, _))) => Ok(postcard::from_bytes(&body).ok()),
         Ok(None) => Ok(None),
-        // Starts and trims are lost: cursors of earlier starts become foreign, and reset.
+        // Starts and trims are lost: cursors of earlier starts become foreign, and since nobody
+        // knows what was trimmed, no clocks are above it.
         Err(RecordError::Damaged(damaged)) => {
             tracing::error!(%damaged, "directory record lost");
-            Ok(None)
+            let trimmed = BTreeMap::from([(NOBODY, Hlc(u64::MAX))]);
+            Ok(Some(Directory { trimmed, ..Directory::default() }))
         }
         Err(error) => Err(error.into()),
     }

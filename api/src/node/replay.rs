@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use atoll_replication::core::Status;
 use atoll_store::backend::Backend;
 use atoll_store::dot::{Hlc, Origin};
 use atoll_store::log::{self, Entry};
@@ -15,32 +14,35 @@ use atoll_store::operation::Operation;
 /// Log records read in one step.
 pub(super) const DISK_RECORDS: usize = 32;
 
-/// Whether operations above the clocks are no longer in the log.
-pub(super) fn is_trimmed(status: &Status, clocks: &BTreeMap<Origin, Hlc>) -> bool {
-    let clock = |origin: &Origin| clocks.get(origin).copied().unwrap_or_default();
-    status.trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin))
-}
-
 /// Entities, and whose operation changed each last.
 pub(super) type Keys = BTreeMap<EntityKey, Option<Origin>>;
 
-/// The first and last position of a page of the log, and the entities it changed above the
-/// clocks; `None` if there is nothing, or nothing readable.
-pub(super) fn page_above(
-    backend: &dyn Backend,
-    from: u64,
-    clocks: &BTreeMap<Origin, Hlc>,
-) -> Option<(u64, u64, Keys)> {
-    let page = log::read(backend, from, DISK_RECORDS).ok()?;
-    let (first, last) = (page.first()?.0, page.last()?.0);
-    if page.iter().zip(first..).any(|((position, _), next)| *position != next) {
-        return None;
+/// A page of the log, for one who has seen all up to some clocks.
+pub(super) enum Page {
+    /// Its first and last position, and the entities that it changed above the clocks.
+    Changes { first: u64, last: u64, keys: Keys },
+    /// There is nothing from there on.
+    End,
+    /// Some of what is above the clocks is not in the log any more, or cannot be read.
+    Gone,
+}
+
+/// Reads a page, and then whether a trim overtook it.
+pub(super) fn page_above(backend: &dyn Backend, from: u64, clocks: &BTreeMap<Origin, Hlc>) -> Page {
+    let Ok(page) = log::read(backend, from, DISK_RECORDS) else { return Page::Gone };
+    if log::is_trimmed(backend, clocks).unwrap_or(true) {
+        return Page::Gone;
+    }
+    let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else { return Page::End };
+    if page.iter().zip(*first..).any(|((position, _), next)| *position != next) {
+        return Page::Gone;
     }
     let mut keys = Keys::new();
     for (_, bytes) in &page {
-        keys.extend(keys_above(bytes, clocks)?);
+        let Some(above) = keys_above(bytes, clocks) else { return Page::Gone };
+        keys.extend(above);
     }
-    Some((first, last, keys))
+    Page::Changes { first: *first, last: *last, keys }
 }
 
 /// The entities that a log entry changed, and whose operation it was; `None` if it is damaged.

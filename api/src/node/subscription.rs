@@ -32,7 +32,7 @@ use atoll_store::reader::Range;
 
 use super::cursor::Cursor;
 use super::journal::{Entry, Tail, Topic};
-use super::replay::{DISK_RECORDS, is_trimmed, keys_of, page_above};
+use super::replay::{DISK_RECORDS, Page, keys_of, page_above};
 use super::{Changed, Node, ReadError, Record, Selection, Start};
 
 /// Entities listed in one step of a snapshot, changes read in one step of the journal.
@@ -172,9 +172,6 @@ impl Subscription {
             self.behind = Some(self.node.journal().end());
             self.clocks = Arc::new(place.clocks);
             return;
-        }
-        if is_trimmed(status, &place.clocks) {
-            return self.reset();
         }
         let (clocks, end) = (Arc::new(place.clocks), self.node.journal().end());
         let seen = BTreeSet::new();
@@ -455,11 +452,18 @@ impl Subscription {
         let Phase::Replay(replay) = &self.phase else { return Ok(()) };
         let (backend, from, end) = (self.node.backend(), replay.from, replay.end);
         let clocks = replay.clocks.clone();
-        let page = self.node.blocking(move || page_above(&*backend, from, &clocks)).await?;
-        let Some((first, last, mut keys)) = page else {
-            self.replayed(from > end);
-            return Ok(());
-        };
+        let (first, last, mut keys) =
+            match self.node.blocking(move || page_above(&*backend, from, &clocks)).await? {
+                Page::Changes { first, last, keys } => (first, last, keys),
+                Page::End if from > end => {
+                    self.replayed();
+                    return Ok(());
+                }
+                Page::End | Page::Gone => {
+                    self.reset();
+                    return Ok(());
+                }
+            };
         // The log starts where it was trimmed; later nothing may be missing.
         if from > 1 && first > from {
             self.reset();
@@ -479,20 +483,14 @@ impl Subscription {
         }
         replay.from = last + 1;
         if last >= end {
-            self.replayed(true);
+            self.replayed();
         }
         Ok(())
     }
 
-    /// The log was read for a foreign cursor; `whole` unless some of it could not be.
-    fn replayed(&mut self, whole: bool) {
+    /// The log was read for a foreign cursor.
+    fn replayed(&mut self) {
         let Phase::Replay(replay) = &self.phase else { return };
-        let status = self.node.journal().cluster();
-        // It may have been trimmed while it was read.
-        let trimmed = status.is_none_or(|status| is_trimmed(&status, &replay.clocks));
-        if !whole || trimmed {
-            return self.reset();
-        }
         self.position = replay.end;
         self.behind = Some(self.position);
         self.phase = Phase::Live;

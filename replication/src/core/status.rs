@@ -70,8 +70,6 @@ pub struct Status {
     pub regions: BTreeMap<Origin, String>,
     /// Closed clocks by origin.
     pub closed: BTreeMap<Origin, Hlc>,
-    /// The highest stamp of each origin that was trimmed from the log.
-    pub trimmed: BTreeMap<Origin, Hlc>,
     /// Starts on this directory, with the journal position where each began.
     pub starts: Vec<(Origin, u64)>,
     /// Damaged entities.
@@ -99,7 +97,6 @@ impl Core {
             not_ready: self.not_ready(),
             regions: self.facts.iter().map(|(o, fact)| (*o, fact.region.clone())).collect(),
             closed,
-            trimmed: self.engine.trimmed().clone(),
             starts: self.engine.starts().to_vec(),
             quarantined: self.engine.quarantined().len(),
             diverged: self.diverged,
