@@ -16,6 +16,10 @@ use crate::matrix::MutantRow;
 use crate::simulator;
 use crate::workloads;
 
+/// Once a check inside has caught a bug, this many seeds of a try are enough for the judges: some
+/// bugs no client can see.
+const JUDGED_WITHIN: u64 = 50;
+
 /// How long bugs are looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
@@ -100,6 +104,7 @@ pub fn workload(mutant: Mutant) -> &'static str {
         Mutant::TrustWallClock => "register",
         Mutant::ResumeOffByOne => "pubsub",
         Mutant::SplitUpdate => "map",
+        Mutant::TrimEarly | Mutant::ServeDamaged => "session",
         _ => "g-set",
     };
     let found = workloads::ALL.iter().find(|(name, _)| *name == best);
@@ -135,6 +140,9 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
 fn attempt(workload: &'static str, first: u64, most: u64) -> Try {
     let mut found = Try::default();
     for number in 1..=most {
+        if found.seeds.is_some() && number > JUDGED_WITHIN {
+            break;
+        }
         let outcome = simulator::run(first + number - 1, Some(workload));
         if outcome.violations.is_empty() {
             continue;

@@ -24,7 +24,7 @@ pub(super) struct Mutants {
     #[arg(long, default_value_t = 9)]
     tries: u64,
     /// Seeds after which it has got away.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 200)]
     most_seeds: u64,
     /// Threads; by default as many as there are cores.
     #[arg(long)]
