@@ -16,7 +16,7 @@ use super::world::World;
 /// Where the loss of an effect stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Divergence {
-    /// The next operation at this machine is lost.
+    /// The next operation at this machine on the entity that is written for it is lost.
     Waits(usize),
     /// It was.
     Struck,
@@ -31,7 +31,7 @@ impl World {
         let victim = 1 + self.random.below(self.machines.len() - 1);
         self.divergence = Some(Divergence::Waits(victim));
         let running = self.machines[0].running.as_ref().expect("settled");
-        let key = EntityKey::parse(Kind::Sets, noise::COLLECTION, "lost").expect("a valid name");
+        let key = entity();
         let add = vec![Value::from_static(b"\"lost\"")];
         let commands = vec![Command::Members { add, remove: Vec::new() }];
         let mut pending =
@@ -60,7 +60,7 @@ impl World {
     /// Before a step of a machine: the next operation that it applies may be lost.
     pub(super) fn before_step(&self, at: usize) {
         if self.divergence == Some(Divergence::Waits(at)) {
-            mutant::diverge_next();
+            mutant::diverge_next(entity());
         }
     }
 
@@ -70,4 +70,10 @@ impl World {
             self.divergence = Some(Divergence::Struck);
         }
     }
+}
+
+/// What is written for the fault. Any other operation might have had no effect to lose, or be done
+/// again soon, as what removes what expired is.
+fn entity() -> EntityKey {
+    EntityKey::parse(Kind::Sets, noise::COLLECTION, "lost").expect("a valid name")
 }

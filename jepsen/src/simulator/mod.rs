@@ -44,7 +44,7 @@ use crate::workloads;
 use world::World;
 
 /// Seeds that failed once, with their workloads: they always run.
-pub const REGRESSIONS: &[(u64, &str)] = &[];
+pub const REGRESSIONS: &[(u64, &str)] = &[(82, "g-set"), (197, "mv-register")];
 
 /// What a run came to.
 #[derive(Debug)]
