@@ -8,7 +8,7 @@ use atoll_store::command::{Change, Command, RequestHash, View};
 use atoll_store::dot::{Hlc, Millis, Origin};
 use atoll_store::engine::{Options, Readiness};
 use atoll_store::entity::RETRY_WINDOW_MS;
-use atoll_store::log::Trimmed;
+use atoll_store::log::{Trimmed, is_trimmed};
 use atoll_store::name::{Collection, EntityKey, Kind};
 use atoll_store::operation::Operation;
 use atoll_store::reader::Range;
@@ -464,4 +464,17 @@ fn r7_a_trimmed_merge_tells_what_it_brought() {
     }
     // Who resumes below it must start anew: the log no longer tells what the merge changed.
     assert!(two.engine.trimmed().get(&Origin(1)).is_some_and(|stamp| *stamp >= brought));
+}
+
+#[test]
+fn r7_after_damage_nobody_takes_a_trimmed_log_for_a_whole_one() {
+    let memory = Memory::new();
+    let mut node = Node::on(&memory, options(), 1);
+    node.write(&key(Kind::Counters, "likes"), count(1));
+    let clocks = [(Origin(1), node.stamp())].into();
+    assert!(!is_trimmed(&memory, &clocks).expect("sound"));
+    assert!(memory.corrupt(b"m", 20));
+    assert!(is_trimmed(&memory, &clocks).expect("known to be damaged"));
+    let _node = node.restart(2);
+    assert!(is_trimmed(&memory, &clocks).expect("sound again"), "forgotten by the next start");
 }

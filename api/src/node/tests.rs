@@ -170,7 +170,7 @@ fn a_subscription_goes_by_the_clock_of_its_node() {
 
     world.write("a/3", "v");
     let mut resumed = world.subscribe("a/", Start::After(cursor));
-    check(&mut resumed, &["changed a/3"]);
+    check(&mut resumed, &["changed a/3", "progress"]);
     check(&mut subscription, &["changed a/3"]);
 }
 
@@ -201,7 +201,22 @@ fn a_cursor_of_an_earlier_start_leads_on() {
     memory.crash();
     let mut world = World::open(memory, 2, 1_001_000);
     let mut resumed = world.subscribe("", Start::After(cursor));
-    check(&mut resumed, &["changed a", "changed b"]);
+    check(&mut resumed, &["changed a", "changed b", "progress"]);
+}
+
+#[test]
+fn who_resumes_is_told_once_that_it_has_caught_up() {
+    let mut world = World::open(Memory::default(), 1, 1_000_000);
+    let mut subscription = world.subscribe("", Start::Now);
+    let cursor = check(&mut subscription, &["progress"]).expect("a cursor");
+    let mut resumed = world.subscribe("", Start::After(cursor.clone()));
+    check(&mut resumed, &["progress"]);
+    world.write("a", "v");
+    check(&mut resumed, &["changed a"]);
+    let mut resumed = world.subscribe("", Start::After(cursor));
+    check(&mut resumed, &["changed a", "progress"]);
+    world.write("b", "v");
+    check(&mut resumed, &["changed b"]);
 }
 
 #[test]
