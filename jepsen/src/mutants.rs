@@ -11,9 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_store::mutant::Mutant;
 
+use crate::checkers::Verdict;
 use crate::matrix::MutantRow;
 use crate::simulator;
 use crate::workloads;
+
+/// Once a check inside has caught a bug, this many seeds of a try are enough for the judges: some
+/// bugs no client can see.
+const JUDGED_WITHIN: u64 = 50;
 
 /// How long bugs are looked for.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +31,19 @@ pub struct Effort {
     pub threads: usize,
 }
 
+/// What became of one try.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Try {
+    /// Seeds until anything caught the bug; none if it got away.
+    pub seeds: Option<u64>,
+    /// Seeds until a judge of histories did.
+    pub judged: Option<u64>,
+    /// The judges that did.
+    pub judges: Vec<&'static str>,
+    /// The first check inside of the simulator that did, in the words of its complaint.
+    pub inside: Option<String>,
+}
+
 /// What became of the tries to catch one bug.
 #[derive(Debug)]
 pub struct Hunt {
@@ -33,31 +51,50 @@ pub struct Hunt {
     pub mutant: Mutant,
     /// The workload of all tries.
     pub workload: &'static str,
-    /// Seeds of each try until it was caught; none if it got away.
-    pub seeds: Vec<Option<u64>>,
-    /// Who caught it, and how often.
-    pub by: BTreeMap<String, u64>,
+    /// Each try.
+    pub tries: Vec<Try>,
 }
 
 impl Hunt {
     /// Whether every try has caught it.
     pub fn is_caught(&self) -> bool {
-        !self.seeds.is_empty() && self.seeds.iter().all(Option::is_some)
+        !self.tries.is_empty() && self.tries.iter().all(|one| one.seeds.is_some())
     }
 
     /// The row of a table.
     pub fn row(&self) -> MutantRow {
-        let mut caught: Vec<u64> = self.seeds.iter().flatten().copied().collect();
-        caught.sort_unstable();
+        let caught: Vec<u64> = self.tries.iter().filter_map(|one| one.seeds).collect();
+        let judged: Vec<u64> = self.tries.iter().filter_map(|one| one.judged).collect();
+        let judges = by_frequency(self.tries.iter().flat_map(|one| one.judges.iter().copied()));
+        let inside = by_frequency(self.tries.iter().filter_map(|one| one.inside.as_deref()));
         MutantRow {
             mutant: self.mutant.name().into(),
             rule: self.mutant.rule().unwrap_or("-").into(),
             workload: self.workload.into(),
-            median_seeds: caught.get(caught.len() / 2).copied(),
+            median_seeds: median(&caught),
             caught: caught.len() as u64,
-            trials: self.seeds.len() as u64,
+            trials: self.tries.len() as u64,
+            judges: judges.join(", "),
+            median_judged: median(&judged),
+            judged: judged.len() as u64,
+            inside: inside.first().map_or_else(String::new, |first| (*first).to_owned()),
         }
     }
+}
+
+fn median(numbers: &[u64]) -> Option<u64> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Each once, the most frequent first.
+fn by_frequency<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    all.for_each(|one| *counts.entry(one).or_default() += 1);
+    let mut sorted: Vec<_> = counts.into_iter().collect();
+    sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    sorted.into_iter().map(|(one, _)| one).collect()
 }
 
 /// The workload that is best at catching a bug.
@@ -67,6 +104,7 @@ pub fn workload(mutant: Mutant) -> &'static str {
         Mutant::TrustWallClock => "register",
         Mutant::ResumeOffByOne => "pubsub",
         Mutant::SplitUpdate => "map",
+        Mutant::TrimEarly | Mutant::ServeDamaged => "session",
         _ => "g-set",
     };
     let found = workloads::ALL.iter().find(|(name, _)| *name == best);
@@ -94,37 +132,46 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
         }
     });
     Mutant::switch(None);
-    let mut hunt = Hunt { mutant, workload, seeds: Vec::new(), by: BTreeMap::new() };
-    for found in caught.into_inner().expect("nothing panics under it").into_values() {
-        hunt.seeds.push(found.as_ref().map(|(seeds, _)| *seeds));
-        for by in found.into_iter().flat_map(|(_, by)| by) {
-            *hunt.by.entry(by).or_default() += 1;
+    let tries = caught.into_inner().expect("nothing panics under it").into_values().collect();
+    Hunt { mutant, workload, tries }
+}
+
+/// Runs seeds from `first` on until a judge finds something, or until there are enough.
+fn attempt(workload: &'static str, first: u64, most: u64) -> Try {
+    let mut found = Try::default();
+    for number in 1..=most {
+        if found.seeds.is_some() && number > JUDGED_WITHIN {
+            break;
+        }
+        let outcome = simulator::run(first + number - 1, Some(workload));
+        if outcome.violations.is_empty() {
+            continue;
+        }
+        found.seeds.get_or_insert(number);
+        let guilty = |(name, verdict): &(&'static str, Verdict)| {
+            (!verdict.violations.is_empty()).then_some(*name)
+        };
+        found.judges = outcome.verdicts.iter().filter_map(guilty).collect();
+        // What judges found comes after what was found inside.
+        let inside = outcome.violations.first().filter(|_| outcome.complaints > 0);
+        if let Some(what) = inside {
+            found.inside.get_or_insert_with(|| gist(what));
+        }
+        if !found.judges.is_empty() {
+            found.judged = Some(number);
+            break;
         }
     }
-    hunt
+    found
 }
 
-/// Runs seeds from `first` on until one finds something: how many it took, and who found it.
-fn attempt(workload: &'static str, first: u64, most: u64) -> Option<(u64, Vec<String>)> {
-    (0..most).find_map(|offset| {
-        let outcome = simulator::run(first + offset, Some(workload));
-        if outcome.violations.is_empty() {
-            return None;
-        }
-        let judges = outcome.verdicts.iter().filter(|(_, verdict)| !verdict.violations.is_empty());
-        let mut by: Vec<String> = judges.map(|(name, _)| (*name).to_owned()).collect();
-        if by.is_empty() {
-            by.push(format!("inside: {}", gist(&outcome.violations[0])));
-        }
-        Some((offset + 1, by))
-    })
-}
-
-/// A message without what differs between runs: its first words, without numbers.
+/// What a complaint says before it goes into details: without what differs between runs.
 fn gist(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
-    let words = line.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
-    words.take(8).collect::<Vec<_>>().join(" ")
+    let start = line.split(':').next().unwrap_or_default();
+    let words = start.split_whitespace();
+    let words = words.filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.take(12).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -132,19 +179,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_the_median_of_those_caught() {
-        let mut hunt = Hunt {
-            mutant: Mutant::SkipFlush,
-            workload: "g-set",
-            seeds: vec![Some(9), None, Some(1), Some(4)],
-            by: BTreeMap::new(),
+    fn a_row_has_the_medians_of_those_caught() {
+        let of = |seeds, judged, judge: Option<&'static str>| Try {
+            seeds,
+            judged,
+            judges: judge.into_iter().collect(),
+            inside: seeds.map(|_| "not quiet".to_owned()),
         };
+        let tries = vec![
+            of(Some(9), None, None),
+            of(None, None, None),
+            of(Some(1), Some(7), Some("set")),
+            of(Some(4), Some(8), Some("convergence")),
+            of(Some(5), Some(6), Some("set")),
+        ];
+        let mut hunt = Hunt { mutant: Mutant::SkipFlush, workload: "g-set", tries };
         let row = hunt.row();
-        assert_eq!((row.median_seeds, row.caught, row.trials), (Some(4), 3, 4));
+        assert_eq!((row.median_seeds, row.caught, row.trials), (Some(5), 4, 5));
+        assert_eq!((row.median_judged, row.judged), (Some(7), 3));
+        assert_eq!((row.judges.as_str(), row.inside.as_str()), ("set, convergence", "not quiet"));
         assert!(!hunt.is_caught());
-        hunt.seeds.retain(Option::is_some);
+        hunt.tries.retain(|one| one.seeds.is_some());
         assert!(hunt.is_caught());
-        hunt.seeds.clear();
+        hunt.tries.clear();
         assert_eq!(hunt.row().median_seeds, None);
         assert!(!hunt.is_caught());
     }
@@ -152,8 +209,9 @@ mod tests {
     #[test]
     fn a_gist_is_the_same_for_every_run() {
         assert_eq!(
-            gist("at 512: 2 and 3 are equal in 0/1 and differ\nmore"),
-            "and are equal in and differ"
+            gist("equal vectors, unequal digests: 0/1 of 2 and 3 at 512\nmore"),
+            "equal vectors, unequal digests"
         );
+        assert_eq!(gist("store 7 is damaged"), "store is damaged");
     }
 }

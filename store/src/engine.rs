@@ -354,7 +354,7 @@ impl Engine {
 
     /// Applies an operation that the log holds at `position`; shows it if asked.
     pub(crate) fn replay(&mut self, id: ShardId, operation: &Operation, position: u64, show: bool) {
-        let lost = show && mutant::loses(operation.dot);
+        let lost = show && mutant::loses(operation);
         for part in &operation.parts {
             let Ok(hot) = self.hot(id, &part.key) else { continue };
             let (old, bytes, expiry) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());

@@ -7,7 +7,9 @@
 //! that, the code is here. [`diverge_next`] is no bug of the product: it breaks one copy, for the
 //! product to notice.
 
-use crate::dot::Dot;
+#[cfg(feature = "mutants")]
+use crate::name::EntityKey;
+use crate::operation::Operation;
 
 /// A deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,44 +135,47 @@ impl Mutant {
     }
 }
 
-/// The next operation that this thread applies raises the vector and has no effect, as if a disk
-/// had lost it: the product is to notice by digests, and to repair it.
+/// The next operation on an entity that this thread applies raises the vector and has no effect,
+/// as if a disk had lost it: the product is to notice by digests, and to repair it.
 #[cfg(feature = "mutants")]
-pub fn diverge_next() {
-    switch::DIVERGES.set(true);
+pub fn diverge_next(entity: EntityKey) {
+    switch::DIVERGES.set(Some(entity));
 }
 
 /// Takes [`diverge_next`] back; answers whether it was still to come.
 #[cfg(feature = "mutants")]
 pub fn cancel_divergence() -> bool {
-    switch::DIVERGES.take()
+    switch::DIVERGES.take().is_some()
 }
 
 /// Whether an operation that is applied now is to have no effect.
 #[cfg(feature = "mutants")]
-pub(crate) fn loses(dot: Dot) -> bool {
-    switch::DIVERGES.take() || (Mutant::DropOperation.is_on() && switch::one_in(100, dot))
+pub(crate) fn loses(operation: &Operation) -> bool {
+    let meant = |entity: &mut EntityKey| operation.parts.iter().any(|part| part.key == *entity);
+    let diverges = switch::DIVERGES.with_borrow_mut(|next| next.take_if(meant).is_some());
+    diverges || (Mutant::DropOperation.is_on() && switch::one_in(100, operation.dot))
 }
 
 /// Whether an operation that is applied now is to have no effect: never, in this build.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
-pub(crate) const fn loses(_: Dot) -> bool {
+pub(crate) const fn loses(_: &Operation) -> bool {
     false
 }
 
 #[cfg(feature = "mutants")]
 mod switch {
-    use std::cell::Cell;
+    use std::cell::RefCell;
     use std::sync::atomic::AtomicU8;
 
-    use super::Dot;
+    use crate::dot::Dot;
+    use crate::name::EntityKey;
 
     /// The one that is on; 0 for none.
     pub(super) static ON: AtomicU8 = AtomicU8::new(0);
 
     thread_local! {
-        pub(super) static DIVERGES: Cell<bool> = const { Cell::new(false) };
+        pub(super) static DIVERGES: RefCell<Option<EntityKey>> = const { RefCell::new(None) };
     }
 
     /// The same dots everywhere, and no pattern in them (the finaliser of splitmix64).

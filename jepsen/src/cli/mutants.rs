@@ -24,7 +24,7 @@ pub(super) struct Mutants {
     #[arg(long, default_value_t = 9)]
     tries: u64,
     /// Seeds after which it has got away.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 200)]
     most_seeds: u64,
     /// Threads; by default as many as there are cores.
     #[arg(long)]
@@ -76,14 +76,12 @@ impl Mutants {
 fn show(hunt: &Hunt, seconds: f64) {
     let row = hunt.row();
     let median = row.median_seeds.map_or("never".to_owned(), |seeds| seeds.to_string());
-    let by: Vec<String> = hunt.by.iter().map(|(by, times)| format!("{by} ({times})")).collect();
+    let judged = match row.median_judged {
+        Some(seeds) => format!("{} ({} of {}, median {seeds})", row.judges, row.judged, row.trials),
+        None => "no judge".to_owned(),
+    };
     println!(
-        "{:<19} {:<5} {:<13} {median:>6}  {} of {} tries, {seconds:.0} s: {}",
-        row.mutant,
-        row.rule,
-        row.workload,
-        row.caught,
-        row.trials,
-        by.join("; ")
+        "{:<19} {:<5} {:<13} {median:>6}  {} of {} tries, {seconds:.0} s: {judged}; inside: {}",
+        row.mutant, row.rule, row.workload, row.caught, row.trials, row.inside
     );
 }

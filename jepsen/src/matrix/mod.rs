@@ -62,6 +62,14 @@ pub struct MutantRow {
     pub median_seeds: Option<u64>,
     /// In how many trials it was caught.
     pub caught: u64,
+    /// The judges of clients' histories that caught it; empty if none did.
+    pub judges: String,
+    /// Seeds until one of them did.
+    pub median_judged: Option<u64>,
+    /// In how many trials one of them did.
+    pub judged: u64,
+    /// The check inside of the simulator that caught it most often; empty if none did.
+    pub inside: String,
     /// Of how many.
     pub trials: u64,
 }

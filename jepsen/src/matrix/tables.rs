@@ -34,7 +34,18 @@ pub fn runs(rows: &[Row]) -> String {
 
 /// The table of deliberate bugs.
 pub fn mutants(rows: &[MutantRow]) -> String {
-    let head = ["mutant", "rule", "workload", "seeds to catch it (median)", "caught"];
+    let head = [
+        "mutant",
+        "rule",
+        "workload",
+        "seeds",
+        "caught",
+        "judge of histories",
+        "seeds",
+        "caught",
+        "check inside",
+    ];
+    let or_dash = |text: &str| if text.is_empty() { "-".into() } else { text.to_owned() };
     let cells = |row: &MutantRow| {
         vec![
             row.mutant.clone(),
@@ -42,6 +53,10 @@ pub fn mutants(rows: &[MutantRow]) -> String {
             row.workload.clone(),
             row.median_seeds.map_or("never".into(), thousands),
             format!("{} of {}", row.caught, row.trials),
+            or_dash(&row.judges),
+            row.median_judged.map_or("-".into(), thousands),
+            format!("{} of {}", row.judged, row.trials),
+            or_dash(&row.inside),
         ]
     };
     table(&head, 3..5, &rows.iter().map(cells).collect::<Vec<_>>())
@@ -117,9 +132,14 @@ stable latency p99 | note |
             median_seeds,
             caught,
             trials: 20,
+            judges: "set".into(),
+            median_judged: Some(4),
+            judged: 2,
+            inside: String::new(),
         };
         let text = mutants(&[row(Some(3), 20), row(None, 0)]);
-        assert!(text.contains("| trust-vectors | R8 | g-set | 3 | 20 of 20 |"), "{text}");
+        let start = "| trust-vectors | R8 | g-set | 3 | 20 of 20 | set | 4 | 2 of 20 | - |";
+        assert!(text.contains(start), "{text}");
         assert!(text.contains("| never | 0 of 20 |"), "{text}");
     }
 

@@ -1,6 +1,7 @@
 //! What must hold inside: at every sample, and once all is healed and quiet.
 //!
-//! What clients can see is left to the judges of histories.
+//! What clients can see is left to the judges of histories. What is wrong here goes to the ledger's
+//! complaints, and the run goes on: the judges are to have their say.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use super::clients::Client;
 use super::machine::{Machine, Vectors, covers};
 use super::world::World;
 
+/// Entities as a node has them.
+type Images = BTreeMap<EntityKey, Arc<Image>>;
+
 /// After healing, all must be quiet within this time; and answered, within this time again.
 pub(super) const QUIET_MS: u64 = 60_000;
 
@@ -31,7 +35,9 @@ impl World {
         for (machine, own) in self.machines.iter_mut().zip(&all) {
             let Some(running) = &machine.running else { continue };
             let status = running.driver.core().status();
-            assert!(repairs || status.diverged == 0, "{} saw a divergence", machine.number);
+            if !repairs && status.diverged > 0 {
+                self.ledger.complain(format!("a node saw a divergence: {}", machine.name()));
+            }
             self.ledger.check_closed(&status.closed, own, &all);
             if status.waiting > 0 {
                 self.coverage.hit("gap waited");
@@ -44,14 +50,14 @@ impl World {
     }
 
     /// Whether a copy was made to differ.
-    fn is_repairing(&self) -> bool {
+    pub(super) fn is_repairing(&self) -> bool {
         #[cfg(feature = "mutants")]
         return self.divergence.is_some();
         #[cfg(not(feature = "mutants"))]
         false
     }
 
-    fn sample_digests(&self) {
+    fn sample_digests(&mut self) {
         let running: Vec<_> = self
             .machines
             .iter()
@@ -64,12 +70,9 @@ impl World {
                 for shard in engine.shards() {
                     let (ours, theirs) = (engine.digest(shard).0, peer.digest(shard).0);
                     let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
-                    if engine.vector(shard) == peer.vector(shard) {
-                        assert_eq!(
-                            ours, theirs,
-                            "at {}: {one} and {other} are equal in {shard} and differ",
-                            self.time
-                        );
+                    if ours != theirs && engine.vector(shard) == peer.vector(shard) {
+                        let whose = format!("{shard} of {one} and {other} at {}", self.time);
+                        self.ledger.complain(format!("equal vectors, unequal digests: {whose}"));
                     }
                 }
             }
@@ -78,21 +81,35 @@ impl World {
 
     /// Runs on until every node holds the same.
     pub(super) fn settle(&mut self) {
-        self.wait(QUIET_MS);
+        if !self.wait(QUIET_MS) {
+            return;
+        }
         // It stays so, and nobody talks for nothing. What expires meanwhile is removed.
         let (before, nodes) = (self.messages, self.machines.len() as u64);
         self.run_until(self.time + 12_000, false);
         self.wait(2_000);
         let each = (self.messages - before) / (nodes * (nodes - 1));
-        assert!(each < 24 + 2 * 16, "{each} messages to each peer in 12 quiet s{}", self.state());
+        if each >= 24 + 2 * 16 {
+            let state = self.state();
+            self.ledger.complain(format!(
+                "not silent when all is quiet: {each} to each peer in 12 s, {state}"
+            ));
+        }
     }
 
-    pub(super) fn wait(&mut self, most_ms: u64) {
+    /// Runs on until every node holds the same and every client is answered; whether that was
+    /// soon enough.
+    pub(super) fn wait(&mut self, most_ms: u64) -> bool {
         let until = self.time + most_ms;
         while !(self.is_settled() && self.clients.iter().all(Client::is_idle)) {
-            assert!(self.time < until, "not quiet {most_ms} ms after healing{}", self.state());
+            if self.time >= until {
+                let state = self.state();
+                self.ledger.complain(format!("not quiet soon after healing: {state}"));
+                return false;
+            }
             self.run_until(self.time + 500, false);
         }
+        true
     }
 
     fn is_settled(&self) -> bool {
@@ -106,7 +123,7 @@ impl World {
     }
 
     fn state(&self) -> String {
-        let mut text = format!(" at {}, {:?}", self.time, self.mood);
+        let mut text = format!("at {}, {:?}", self.time, self.mood);
         for machine in &self.machines {
             let Some(running) = &machine.running else {
                 text += &format!("\n{} is down", machine.number);
@@ -144,7 +161,7 @@ impl World {
 
     /// The end: contents against all operations in order.
     pub(super) fn check_end(&mut self) {
-        let (end, mut all) = loop {
+        let (end, all) = loop {
             let end = self.machines[0].vectors();
             let all = (0..self.machines.len()).map(|at| self.images(at));
             let all: Option<Vec<_>> = all.collect::<Vec<_>>().into_iter().collect();
@@ -156,25 +173,26 @@ impl World {
                 break (end, all);
             }
             // Something expired just now, or was found damaged when it was read.
-            self.wait(20_000);
-        };
-        let images = all.remove(0);
-        for (at, others) in (1..).zip(&all) {
-            for (key, image) in &images {
-                let (ours, theirs) = (image.entity(), others[key].entity());
-                assert_eq!(ours.sum(), theirs.sum(), "{key} differs at {at}");
-                assert_eq!(ours.view(key.kind), theirs.view(key.kind), "{key} at {at}");
+            if !self.wait(20_000) {
+                return;
             }
+        };
+        let (images, others) = all.split_first().expect("a cluster has nodes");
+        let checks = [
+            check_equal(images, others),
+            self.check_digest(images),
+            self.check_reference(&end, images),
+        ];
+        for what in checks.into_iter().filter_map(Result::err) {
+            self.ledger.complain(what);
         }
-        self.check_digest(&images);
-        self.check_reference(&end, &images);
         if self.ledger.has_double_attempt(&end) {
             self.coverage.hit("both attempts of a retry were applied");
         }
     }
 
     /// Every entity as a node has it; none if one is damaged there.
-    fn images(&mut self, at: usize) -> Option<BTreeMap<EntityKey, Arc<Image>>> {
+    fn images(&mut self, at: usize) -> Option<Images> {
         let mut images = BTreeMap::new();
         for key in self.ledger.keys() {
             let node = self.machines[at].running.as_ref()?.node.clone();
@@ -194,19 +212,22 @@ impl World {
     }
 
     /// The digests kept up are those that the states have.
-    fn check_digest(&self, images: &BTreeMap<EntityKey, Arc<Image>>) {
+    fn check_digest(&self, images: &Images) -> Result<(), String> {
         let running = self.machines[0].running.as_ref().expect("settled");
         let engine = running.driver.core().engine();
         for shard in engine.shards() {
             let inside = images.iter().filter(|(key, _)| engine.shard_of(key) == shard);
             let hashes = inside.map(|(key, image)| entity_hash(key, image.entity().sum()));
             let anew = hashes.fold(0u128, u128::wrapping_add);
-            assert_eq!(engine.digest(shard).0, Some(anew), "the digest of {shard} drifted");
+            if engine.digest(shard).0 != Some(anew) {
+                return Err(format!("a digest is not that of its entities: {shard}"));
+            }
         }
+        Ok(())
     }
 
     /// A store that is fed with every operation, in any allowed order, is the same.
-    fn check_reference(&self, end: &Vectors, images: &BTreeMap<EntityKey, Arc<Image>>) {
+    fn check_reference(&self, end: &Vectors, images: &Images) -> Result<(), String> {
         let options = Options { slots: 3, ..Options::default() };
         let backend = Arc::new(Memory::new());
         let mut engine = Engine::open(backend, options, Origin(1)).expect("an empty store opens");
@@ -220,13 +241,33 @@ impl World {
                 }
                 matches!(engine.readiness(*shard, operation), Readiness::Waits(_))
             });
-            assert!(rest.len() < before, "operations wait for others that nobody has: {rest:?}");
+            if rest.len() == before {
+                return Err(format!("operations wait for others that nobody has: {rest:?}"));
+            }
         }
         for (key, image) in images {
             let expected = engine.entity(key).expect("sound").clone();
             let (held, wanted) = (image.entity().view(key.kind), expected.view(key.kind));
-            assert_eq!(held, wanted, "{key} is not what its operations make");
-            assert_eq!(image.entity().sum(), expected.sum(), "{key}: hidden state");
+            if held != wanted || image.entity().sum() != expected.sum() {
+                let what = "is not what its operations make";
+                return Err(format!("an entity {what}: {key}: {held:?} instead of {wanted:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All nodes hold the same of every entity.
+fn check_equal(images: &Images, others: &[Images]) -> Result<(), String> {
+    for (key, image) in images {
+        let (ours, kind) = (image.entity(), key.kind);
+        let same = |theirs: &Images| {
+            let theirs = theirs[key].entity();
+            ours.sum() == theirs.sum() && ours.view(kind) == theirs.view(kind)
+        };
+        if !others.iter().all(same) {
+            return Err(format!("an entity differs between nodes in the end: {key}"));
         }
     }
+    Ok(())
 }

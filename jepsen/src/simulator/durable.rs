@@ -1,7 +1,6 @@
 //! What a node says is on its disk (R1), and what was on it is found again (R7).
 //!
-//! Clients would notice few of these bugs: what was told too early is mostly told again. A run
-//! goes on after one, so that the judges may notice it, too.
+//! Clients would notice few of these bugs: what was told too early is mostly told again.
 
 use atoll_replication::core::message::Message;
 use atoll_replication::transport::NodeId;
@@ -13,9 +12,6 @@ use super::ledger::Place;
 use super::machine::covers;
 use super::world::World;
 
-/// Most of these that are told of one run.
-const TOLD: usize = 5;
-
 impl World {
     /// Nobody hears of what a crash could take back.
     pub(super) fn check_sent(&mut self, from: NodeId, message: &Message) {
@@ -25,7 +21,7 @@ impl World {
         let early = claims(message).into_iter().find(|place| !covers(&machine.durable, *place));
         if let Some(place) = early {
             let name = machine.name();
-            self.complain(format!("{name} told of what is not durable: {place:?}"));
+            self.ledger.complain(format!("told of what is not durable: {name}, {place:?}"));
         }
     }
 
@@ -37,13 +33,7 @@ impl World {
         };
         if !machine.durable.iter().all(held) {
             let name = machine.name();
-            self.complain(format!("{name} started with less than was durable"));
-        }
-    }
-
-    fn complain(&mut self, what: String) {
-        if self.complaints.len() < TOLD {
-            self.complaints.push(what);
+            self.ledger.complain(format!("started with less than was durable: {name}"));
         }
     }
 }

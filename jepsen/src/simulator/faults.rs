@@ -22,7 +22,7 @@ impl World {
             3 if self.mood.rollbacks => self.roll_back(at),
             4 if self.mood.rollbacks && self.random.one_in(2) => self.replace_disk(at),
             4 if self.mood.pods => self.replace_pod(at),
-            5 if self.mood.rot => self.rot(),
+            3..=5 if self.mood.rot => self.rot(),
             6 if self.mood.skew => self.jump(at),
             7 | 8 => self.partition(),
             9 => self.cut(at),

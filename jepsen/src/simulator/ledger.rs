@@ -1,4 +1,7 @@
-//! Every operation that any node ever logged, and which acknowledged ones a disk has lost.
+//! Every operation that any node ever logged, which acknowledged ones a disk has lost, and what was
+//! found wrong inside.
+//!
+//! A run goes on after a complaint, so that the judges of its history may notice the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +17,9 @@ use super::machine::{Vectors, covers};
 /// Where an operation stands.
 pub(super) type Place = (ShardId, Dot);
 
+/// Most complaints that are told of one run: the first.
+const TOLD: usize = 5;
+
 /// The account of a run.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -25,10 +31,19 @@ pub(super) struct Ledger {
     acknowledged: Vec<(u64, Vec<Place>)>,
     /// Of those, what only one disk held, and lost: it was not promised.
     pub(super) excused: BTreeSet<u64>,
+    /// What was wrong, and did not end the run.
+    pub(super) complaints: Vec<String>,
 }
 
 impl Ledger {
-    /// Notes what a step logged. Panics if a dot was ever used for something else.
+    /// Something is not as it must be.
+    pub(super) fn complain(&mut self, what: String) {
+        if self.complaints.len() < TOLD {
+            self.complaints.push(what);
+        }
+    }
+
+    /// Notes what a step logged: no dot was ever used for something else.
     pub(super) fn note(&mut self, logged: &[(u64, Bytes)]) -> Vec<Place> {
         let mut places = Vec::new();
         for (_, bytes) in logged {
@@ -43,7 +58,9 @@ impl Ledger {
                 }
             }
             let known = self.history.entry(place).or_insert((operation, bytes.clone()));
-            assert_eq!(known.1, bytes, "dot {place:?} was issued twice");
+            if known.1 != bytes {
+                self.complain(format!("a dot was issued twice: {place:?}"));
+            }
         }
         places
     }
@@ -65,18 +82,20 @@ impl Ledger {
     /// (R11, cursors) What an origin has closed, a node that says so has seen: all of it that
     /// anyone has.
     pub(super) fn check_closed(
-        &self,
+        &mut self,
         closed: &BTreeMap<Origin, Hlc>,
         own: &Vectors,
         all: &[Vectors],
     ) {
-        for (place, (operation, _)) in &self.history {
-            let Some(closed) = closed.get(&place.1.origin) else { continue };
-            if operation.stamp > *closed || covers(own, *place) {
-                continue;
-            }
-            let somewhere = all.iter().any(|vectors| covers(vectors, *place));
-            assert!(!somewhere, "closed {closed:?}, but {place:?} is missing");
+        let open = |place: &Place, operation: &Operation| {
+            closed.get(&place.1.origin).is_none_or(|closed| operation.stamp > *closed)
+        };
+        let somewhere = |place: &Place| all.iter().any(|vectors| covers(vectors, *place));
+        let missing = self.history.iter().find(|(place, (operation, _))| {
+            !open(place, operation) && !covers(own, **place) && somewhere(place)
+        });
+        if let Some((place, _)) = missing {
+            self.complain(format!("closed, and yet missing: {place:?}"));
         }
     }
 

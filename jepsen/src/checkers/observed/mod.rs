@@ -242,8 +242,13 @@ impl<'a> Known<'a> {
     fn is_removed(&self, add: usize, element: usize, sight: &Sight<'_>) -> bool {
         let key = (add, element);
         let mut removers = self.removed_by.get(&key).into_iter().flatten();
-        // What another had removed before is not removed again: elsewhere, that one may be missing.
-        let counts = |remover: usize| self.writes[remover].1 == sight.node || is_final(&sight.read);
+        // What another had removed before is not removed again: elsewhere, that one may be missing,
+        // as it may be here once the disk was lost and is filled again.
+        let counts = |remover: usize| {
+            let (pair, node, _) = &self.writes[remover];
+            let since = || self.memory.keeps(node, pair.invoke.index, end(&sight.read));
+            is_final(&sight.read) || (*node == sight.node && since())
+        };
         if removers.any(|remover| counts(*remover) && self.is_applied(*remover, sight)) {
             return true;
         }
