@@ -1,8 +1,8 @@
 //! Counters that go up and down, with retries that must count once.
 //!
 //! Values are `[counter, by]`. Half of the adds carry an `Idempotency-Key`: such a one is repeated,
-//! here and elsewhere by turns, when nobody knows what became of it. Amounts stay small, so that the sums of many
-//! unknown adds remain few; several counters share the unknown among them.
+//! here and elsewhere by turns, when nobody knows what became of it. Amounts stay small, so that
+//! the sums of many unknown adds remain few; several counters share the unknown among them.
 
 use std::collections::BTreeMap;
 
