@@ -1,7 +1,7 @@
 //! Records of entities and shards: how a checkpoint is written and read.
 //!
-//! Keys, all big-endian: `s` shard, and `t` its copy; `e` shard, entity; `p` shard, entity, 0,
-//! piece number;
+//! Keys, all big-endian: `s` shard, and `t` its copy; `d` shard, for what is damaged in it; `e` shard,
+//! entity; `p` shard, entity, 0, piece number;
 //! `x` time, entity (the expiry index); `m` for what concerns the directory.
 //!
 //! Invariants:
@@ -17,8 +17,8 @@ use crate::dot::{Hlc, Millis, VersionVector};
 use crate::engine::Engine;
 use crate::entity::{Entity, Item, ItemKey};
 use crate::name::EntityKey;
-use crate::record::{self, RecordKind};
-use crate::shard::{Dirty, Hot, Piece, ShardId};
+use crate::record::{self, RecordError, RecordKind};
+use crate::shard::{Dirty, Hot, Piece, Shard, ShardId};
 
 /// A piece is closed when it has this many bytes, so that most fit one record of 32 KiB.
 const PIECE_BYTES: usize = 24 << 10;
@@ -48,7 +48,7 @@ struct Head {
 pub(crate) enum LoadError {
     /// A record is damaged or cannot be read.
     #[error(transparent)]
-    Record(#[from] record::RecordError),
+    Record(#[from] RecordError),
     /// The records are sound each, and do not add up.
     #[error("records of {0} do not add up to their sum")]
     Sum(String),
@@ -61,6 +61,10 @@ pub(crate) fn shard_key(id: ShardId) -> Vec<u8> {
 /// The second copy: nothing else names the vector that all records of the shard are at.
 pub(crate) fn shard_twin_key(id: ShardId) -> Vec<u8> {
     [&b"t"[..], &id.bytes()].concat()
+}
+
+pub(crate) fn damaged_key(id: ShardId) -> Vec<u8> {
+    [&b"d"[..], &id.bytes()].concat()
 }
 
 pub(crate) fn entity_key(id: ShardId, key: &[u8]) -> Vec<u8> {
@@ -256,6 +260,43 @@ fn runs(items: impl Iterator<Item = Item>) -> Vec<Vec<Item>> {
     runs
 }
 
+impl Shard {
+    /// Stages which entities are damaged, as they have no share in the digest that a record names:
+    /// the next start must know it before it tells a digest.
+    fn list_damaged(&mut self, id: ShardId, batch: &mut Vec<Write>) {
+        if !self.quarantined.is_empty() {
+            let body = postcard::to_stdvec(&self.quarantined).expect("names encode to memory");
+            let key = damaged_key(id);
+            let before = self.damaged_parts.unwrap_or(0);
+            let parts = record::encode(RecordKind::Shard, &key, &body, batch, before);
+            self.damaged_parts = Some(parts);
+        } else if let Some(parts) = self.damaged_parts.take() {
+            record::remove(&damaged_key(id), parts, batch);
+        }
+    }
+
+    /// Reads what the last checkpoint listed. A list that is damaged itself is an empty one: the
+    /// digest is wrong then, and a comparison of sums finds what is damaged.
+    pub(crate) fn read_damaged(
+        &mut self,
+        backend: &dyn Backend,
+        id: ShardId,
+    ) -> Result<(), RecordError> {
+        let (body, parts) = match record::read(backend, &damaged_key(id), RecordKind::Shard) {
+            Ok(None) => return Ok(()),
+            Ok(Some(found)) => found,
+            Err(RecordError::Damaged(damaged)) => {
+                tracing::error!(shard = %id, %damaged, "the list of what is damaged is lost");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.quarantined = postcard::from_bytes(&body).unwrap_or_default();
+        self.damaged_parts = Some(parts);
+        Ok(())
+    }
+}
+
 impl Engine {
     /// Stages a checkpoint of a shard: all that is dirty, and its record (R7).
     pub(crate) fn checkpoint(&mut self, id: ShardId) {
@@ -276,6 +317,7 @@ impl Engine {
         let body = postcard::to_stdvec(&shard_record).expect("a shard record encodes to memory");
         record::encode(RecordKind::Shard, &shard_key(id), &body, batch, 0);
         record::encode(RecordKind::Shard, &shard_twin_key(id), &body, batch, 0);
+        shard.list_damaged(id, batch);
         shard.unsaved = None;
     }
 

@@ -240,8 +240,9 @@ fn read_shards(backend: &dyn Backend) -> Result<BTreeMap<ShardId, Shard>, StoreE
                 postcard::from_bytes(&body).map_err(malformed).map_err(RecordError::Damaged)?;
             let ShardRecord { vector, digest, present, stamp, beyond } = record;
             let recorded = (digest, present);
-            let shard =
+            let mut shard =
                 Shard { vector, digest, present, recorded, stamp, beyond, ..Shard::default() };
+            shard.read_damaged(backend, id)?;
             shards.insert(id, shard);
         }
     }

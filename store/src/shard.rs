@@ -137,6 +137,8 @@ pub(crate) struct Shard {
     /// has caught up.
     pub(crate) beyond: VersionVector,
     pub(crate) quarantined: BTreeSet<EntityKey>,
+    /// Pieces of the record that lists these; none without a record.
+    pub(crate) damaged_parts: Option<u16>,
     pub(crate) digest: u128,
     pub(crate) present: u64,
     /// The digest and number of entities as recorded on disk.

@@ -443,6 +443,22 @@ fn r10_forgotten_retries_take_no_room_in_the_cache() {
 }
 
 #[test]
+fn r8_a_restart_knows_what_was_found_damaged() {
+    let (mut one, mut two, keys, _) = damaged(flip_b);
+    assert!(two.engine.entity(&keys[1]).is_err());
+    // The checkpoint's vector covers this, and the damaged record does not have it.
+    two.receive(&one.write(&keys[1], add(&["z"])));
+    two.checkpoint();
+    let mut two = two.restart(4);
+    assert_eq!(two.engine.digest(SHARD).0, None, "no digest is told without its share");
+    replace(&mut two, &mut one, &keys[1]).unwrap();
+    two.checkpoint();
+    let two = two.restart(5);
+    assert_eq!(two.engine.quarantined(), []);
+    assert_equal(&mut [one, two], &keys, "replaced");
+}
+
+#[test]
 fn r8_damage_met_by_a_comparison_is_quarantined() {
     let (_one, mut two, keys, _) = damaged(flip_b);
     assert!(two.engine.sums(SHARD, None, 100).is_err());
