@@ -26,6 +26,8 @@ pub use views::{ClusterView, Lag, NodeView, ShardDigest};
 
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
 use atoll_replication::driver::{Clock, Replica, Unanswered};
 use atoll_store::backend::Backend;
 use atoll_store::command::{Change, Refusal};
@@ -38,6 +40,8 @@ use journal::Journal;
 
 /// `/livez` fails when the core has not turned for this long, in milliseconds.
 const STALLED_MS: u64 = 10_000;
+/// Entities that one reader of many asks for at a time.
+const READS: usize = 16;
 
 struct Inner {
     settings: Settings,
@@ -175,6 +179,16 @@ impl Node {
             Err(Unanswered::Overloaded) => Err(ReadError::Overloaded),
             Err(_) => Err(ReadError::Draining),
         }
+    }
+
+    /// The states of several entities, in their order; a few at a time are asked for, so that what
+    /// is not in memory does not cost a turn of the core each.
+    async fn read_all(&self, keys: Vec<EntityKey>) -> Result<Vec<Arc<Image>>, ReadError> {
+        let read = |key| {
+            let node = self.clone();
+            async move { node.read(&key).await }
+        };
+        stream::iter(keys).map(read).buffered(READS).try_collect().await
     }
 
     /// Up to `limit` present entities of a collection whose id starts with `prefix` and comes

@@ -352,15 +352,20 @@ impl Subscription {
         let last: BTreeMap<EntityKey, usize> =
             entries.iter().enumerate().map(|(at, entry)| (entry.key.clone(), at)).collect();
         let places: Vec<u64> = entries.iter().map(|entry| entry.position).collect();
-        let mut shown = Vec::with_capacity(last.len());
-        for (at, entry) in entries.into_iter().enumerate() {
-            if last.get(&entry.key) != Some(&at) {
-                continue;
-            }
-            let image = match entry.image.upgrade() {
-                Some(image) => image,
-                None => self.node.read(&entry.key).await?,
-            };
+        let entries = entries.into_iter().enumerate();
+        let newest: Vec<(usize, Entry, Option<Arc<Image>>)> = entries
+            .filter(|(at, entry)| last.get(&entry.key) == Some(at))
+            .map(|(at, entry)| {
+                let image = entry.image.upgrade();
+                (at, entry, image)
+            })
+            .collect();
+        let missing = newest.iter().filter(|(.., image)| image.is_none());
+        let missing = missing.map(|(_, entry, _)| entry.key.clone()).collect();
+        let mut read = self.node.read_all(missing).await?.into_iter();
+        let mut shown = Vec::with_capacity(newest.len());
+        for (at, entry, image) in newest {
+            let image = image.unwrap_or_else(|| read.next().expect("each that was missing"));
             // Of several changes with one position, only the last has been followed by all.
             let more = places.get(at + 1) == Some(&entry.position);
             let position = entry.position - u64::from(more);
@@ -438,15 +443,12 @@ impl Subscription {
             return Ok(());
         }
         keys.retain(|key, _| self.what.takes(key) && !replay.seen.contains(key));
-        let mut changes = Vec::with_capacity(keys.len());
-        for (key, origin) in keys {
-            let image = self.node.read(&key).await?;
-            let origin_region = self.node.region_of(origin);
-            changes.push(Changed { key, image, origin_region });
-        }
+        let images = self.node.read_all(keys.keys().cloned().collect()).await?;
         let Phase::Replay(replay) = &mut self.phase else { return Ok(()) };
-        for changed in changes {
-            replay.seen.insert(changed.key.clone());
+        for ((key, origin), image) in keys.into_iter().zip(images) {
+            replay.seen.insert(key.clone());
+            let origin_region = self.node.region_of(origin);
+            let changed = Changed { key, image, origin_region };
             self.queue.push_back((Record::Changed(changed), replay.cursor.clone()));
         }
         replay.from = last + 1;

@@ -56,6 +56,9 @@ pub const REGRESSIONS: &[(u64, &str)] = &[
     // A start did not know what the last one had found damaged, and told digests without it.
     (131, "or-set"),
     (138, "multi-entity"),
+    (821, "mv-register"),
+    // Who resumed read what had changed one entity a turn, and was minutes behind.
+    (367, "pubsub"),
 ];
 
 /// What a run came to.
