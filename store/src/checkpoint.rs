@@ -1,8 +1,8 @@
 //! Records of entities and shards: how a checkpoint is written and read.
 //!
-//! Keys, all big-endian: `s` shard, and `t` its copy; `d` shard, for what is damaged in it; `e` shard,
-//! entity; `p` shard, entity, 0, piece number;
-//! `x` time, entity (the expiry index); `m` for what concerns the directory.
+//! Keys, all big-endian: `s` shard, and `t` its copy; `d` shard, for what is damaged in it;
+//! `e` shard, entity; `p` shard, entity, 0, piece number; `x` time, entity (the expiry index);
+//! `m` for what concerns the directory.
 //!
 //! Invariants:
 //! 1. (R7) One batch holds all dirty entities of a shard and the shard's record, which names the
