@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::matrix;
 use crate::simulator::{self, Coverage, Outcome};
 use crate::workloads;
 
@@ -35,6 +36,9 @@ pub(super) struct Sim {
     /// Where to write the history of `--seed`.
     #[arg(long, requires = "seed")]
     history: Option<PathBuf>,
+    /// Writes what it prints into a page: docs/testing.md, or another.
+    #[arg(long, conflicts_with = "seed", num_args = 0..=1, default_missing_value = matrix::PAGE)]
+    record: Option<PathBuf>,
 }
 
 fn parse_seeds(text: &str) -> Result<(u64, u64)> {
@@ -131,27 +135,41 @@ impl Sim {
         });
         drop(std::panic::take_hook());
         let sum = sum.into_inner().expect("nothing panics under it");
-        Ok(report(&sum, start.elapsed().as_secs_f64(), self.workload))
+        let summary = sum.summary(threads, start.elapsed().as_secs_f64());
+        print!("{summary}");
+        if let Some(page) = &self.record {
+            let what = format!("{} of {} seeds failed", sum.failed.len(), sum.runs);
+            matrix::record_simulator(page, &format!("{summary}\n{what}"))?;
+        }
+        Ok(report(&sum, self.workload))
     }
 }
 
-fn report(sum: &Sum, seconds: f64, workload: Option<&str>) -> bool {
-    let hours = sum.simulated_ms as f64 / 3_600_000.0;
-    println!(
-        "{} seeds in {seconds:.1} s: {hours:.1} simulated hours ({:.0} an hour), {} operations,\n\
-         {} steps ({:.0} a second), {} messages",
-        sum.runs,
-        hours / (seconds / 3600.0),
-        sum.operations,
-        sum.events,
-        sum.events as f64 / seconds,
-        sum.messages,
-    );
-    let each: Vec<String> = sum.by_workload.iter().map(|(name, n)| format!("{name} {n}")).collect();
-    println!("workloads: {}\n", each.join(", "));
-    for what in simulator::SOMETIMES {
-        println!("{:>9}  {what}", sum.coverage.0.get(what).copied().unwrap_or(0));
+impl Sum {
+    fn summary(&self, threads: usize, seconds: f64) -> String {
+        let hours = self.simulated_ms as f64 / 3_600_000.0;
+        let mut text = format!(
+            "{} seeds in {seconds:.1} s on {threads} threads: {hours:.1} simulated hours ({:.0} an \
+             hour),\n{} operations, {} steps ({:.0} a second), {} messages\n",
+            self.runs,
+            hours / (seconds / 3600.0),
+            self.operations,
+            self.events,
+            self.events as f64 / seconds,
+            self.messages,
+        );
+        let each = self.by_workload.iter().map(|(name, n)| format!("{name} {n}"));
+        text += &format!("workloads: {}\n\n", each.collect::<Vec<_>>().join(", "));
+        for what in simulator::SOMETIMES {
+            let count = self.coverage.0.get(what).copied().unwrap_or(0);
+            text += &format!("{count:>9}  {what}\n");
+        }
+        text
     }
+}
+
+/// Tells which seeds failed and what never happened; answers whether all is well.
+fn report(sum: &Sum, workload: Option<&str>) -> bool {
     for (seed, (name, violations)) in sum.failed.iter().take(SHOWN) {
         println!("\nFAILED seed {seed}: cargo sim --seed {seed} --workload {name}");
         violations.iter().take(3).for_each(|violation| println!("  {violation}"));
