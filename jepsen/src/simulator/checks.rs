@@ -23,6 +23,8 @@ type Images = BTreeMap<EntityKey, Arc<Image>>;
 
 /// After healing, all must be quiet within this time; and answered, within this time again.
 pub(super) const QUIET_MS: u64 = 60_000;
+/// Between looks whether it is: not a multiple of what nodes do by the clock.
+const LOOK_MS: u64 = 97;
 
 impl World {
     /// Equal vectors, equal contents; closed clocks tell the truth.
@@ -107,14 +109,19 @@ impl World {
                 self.ledger.complain(format!("not quiet soon after healing: {state}"));
                 return false;
             }
-            self.run_until(self.time + 500, false);
+            self.run_until(self.time + LOOK_MS, false);
         }
         true
     }
 
+    /// Whether every node holds the same, and shows what it holds.
     fn is_settled(&self) -> bool {
         let mut all = self.machines.iter().map(|machine| {
-            let engine = machine.running.as_ref()?.driver.core().engine();
+            let driver = &machine.running.as_ref()?.driver;
+            if driver.has_queued() || driver.has_written() {
+                return None;
+            }
+            let engine = driver.core().engine();
             let digests = engine.shards().map(|shard| Some((shard, engine.digest(shard).0?)));
             Some((machine.vectors(), digests.collect::<Option<Vec<_>>>()?))
         });
@@ -162,6 +169,9 @@ impl World {
     /// The end: contents against all operations in order.
     pub(super) fn check_end(&mut self) {
         let (end, all) = loop {
+            if !self.wait(20_000) {
+                return;
+            }
             let end = self.machines[0].vectors();
             let all = (0..self.machines.len()).map(|at| self.images(at));
             let all: Option<Vec<_>> = all.collect::<Vec<_>>().into_iter().collect();
@@ -173,9 +183,6 @@ impl World {
                 break (end, all);
             }
             // Something expired just now, or was found damaged when it was read.
-            if !self.wait(20_000) {
-                return;
-            }
         };
         let (images, others) = all.split_first().expect("a cluster has nodes");
         let checks = [

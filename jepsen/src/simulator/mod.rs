@@ -59,6 +59,9 @@ pub const REGRESSIONS: &[(u64, &str)] = &[
     (821, "mv-register"),
     // Who resumed read what had changed one entity a turn, and was minutes behind.
     (367, "pubsub"),
+    // What a node held was compared with what it showed, while an expiry was being committed.
+    (3809, "mv-register"),
+    (1023, "pn-counter"),
 ];
 
 /// What a run came to.
