@@ -467,10 +467,13 @@ fn r8_damage_met_by_a_comparison_is_quarantined() {
 
 #[test]
 fn r7_a_trimmed_merge_tells_what_it_brought() {
-    let (mut one, mut two) = (Node::new(1), Node::on(&Memory::new(), narrow(), 2));
+    let memory = Memory::new();
+    let (mut one, mut two) = (Node::new(1), Node::on(&memory, narrow(), 2));
     let (likes, other) = (key(Kind::Counters, "likes"), key(Kind::Counters, "other"));
     one.write(&likes, count(1));
     let brought = one.stamp();
+    let below = [(Origin(1), Hlc(brought.0 - 1)), (Origin(2), Hlc(u64::MAX))].into();
+    assert!(!is_trimmed(&memory, &below).expect("sound"));
     two.merge_from(&mut one, 1 << 20);
     for _ in 0..4 {
         two.at(2_000_000).write(&other, count(1));
@@ -480,6 +483,7 @@ fn r7_a_trimmed_merge_tells_what_it_brought() {
     }
     // Who resumes below it must start anew: the log no longer tells what the merge changed.
     assert!(two.engine.trimmed().get(&Origin(1)).is_some_and(|stamp| *stamp >= brought));
+    assert!(is_trimmed(&memory, &below).expect("sound"), "the trim and its word are one commit");
 }
 
 #[test]
