@@ -8,29 +8,14 @@
 //! 2. Final reads are equal.
 
 use super::Verdict;
-use super::entity::{Agreement, argument, entities, is_final};
-use super::memory::Memory;
-use super::observed::{Effect, Element, Pattern, judge};
-use super::or_set::members;
+use super::entity::argument;
+use super::observed::{Effect, Element, Pattern};
+use super::or_set::check_members;
 use crate::history::{History, Pair};
 
 /// Judges a history of multi-value registers.
 pub fn check(history: &History) -> Verdict {
-    let mut verdict = Verdict::default();
-    let memory = Memory::of(history);
-    for entity in entities(history, &["write"], &mut verdict) {
-        let effects = entity.writes.iter().map(effect).collect();
-        let mut finals = Agreement::default();
-        let shown = |read: &Pair<'_>, verdict: &mut Verdict| {
-            let seen = members(&entity.key, read, verdict)?;
-            if is_final(read) {
-                finals.expect(&entity.key, read, seen.clone(), verdict);
-            }
-            Some(seen)
-        };
-        judge(&entity, &memory, effects, &mut verdict, shown, |_, _, _| {});
-    }
-    verdict
+    check_members(history, &["write"], effect)
 }
 
 fn effect(write: &Pair<'_>) -> Effect {

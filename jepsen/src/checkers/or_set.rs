@@ -16,9 +16,18 @@ use crate::history::{History, Pair};
 
 /// Judges a history of sets.
 pub fn check(history: &History) -> Verdict {
+    check_members(history, &["add", "remove", "clear"], effect)
+}
+
+/// Judges what is read as an array of elements, whatever its writes are called.
+pub(super) fn check_members(
+    history: &History,
+    writes: &[&str],
+    effect: fn(&Pair<'_>) -> Effect,
+) -> Verdict {
     let mut verdict = Verdict::default();
     let memory = Memory::of(history);
-    for entity in entities(history, &["add", "remove", "clear"], &mut verdict) {
+    for entity in entities(history, writes, &mut verdict) {
         let effects = entity.writes.iter().map(effect).collect();
         let mut finals = Agreement::default();
         let shown = |read: &Pair<'_>, verdict: &mut Verdict| {
@@ -44,11 +53,7 @@ fn effect(write: &Pair<'_>) -> Effect {
 }
 
 /// What a read shows; nothing is twice in it.
-pub(super) fn members(
-    key: &str,
-    read: &Pair<'_>,
-    verdict: &mut Verdict,
-) -> Option<BTreeSet<Element>> {
+fn members(key: &str, read: &Pair<'_>, verdict: &mut Verdict) -> Option<BTreeSet<Element>> {
     let value = shown(read);
     let items = value.as_array().map(Vec::as_slice).or_else(|| value.is_null().then_some(&[][..]));
     let Some(items) = items else {
