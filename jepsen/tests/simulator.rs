@@ -3,7 +3,7 @@
 use jepsen::simulator::{Coverage, Outcome, REGRESSIONS, run};
 
 /// Seeds of an ordinary run.
-const SEEDS: std::ops::RangeInclusive<u64> = 1..=80;
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=60;
 
 fn expect_good(outcome: &Outcome) {
     let Outcome { seed, workload, violations, .. } = outcome;

@@ -4,7 +4,7 @@
 //! which nothing that is shipped has: there [`Mutant::is_on`] is `false` at compile time.
 //!
 //! Each is one `if` at the place where such a bug would be made; where it needs more code than
-//! that, the code is here. [`diverge_next`] is no bug of the product: it breaks one copy, for the
+//! that, the code is here. `diverge_next` is no bug of the product: it breaks one copy, for the
 //! product to notice.
 
 #[cfg(feature = "mutants")]
