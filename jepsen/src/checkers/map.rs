@@ -4,7 +4,7 @@
 //! as the HTTP contract has it, `clear` (removes all) with null, `read` and `final-read` with an
 //! object or, where there is no map, null. A field has one type in all of the history; values set
 //! to a register are unique, members of sets may be added again. What is judged of presence,
-//! members, flags and values is in [`super::observed`]; beyond it:
+//! members, flags and values is in `super::observed`; beyond it:
 //! 1. A counter shows the steps that must be there, and some of those that may be.
 //! 2. A register that nothing removes keeps to one order of its writes ([`super::register`]).
 //! 3. No set holds a member twice. Final reads are equal.

@@ -3,7 +3,7 @@
 //! Operations, on `[key, value]`: `write` with `{"value": v, "seen": [...]}`, where `seen` are the
 //! values in the context that the write named, or null if it named none and so supersedes what
 //! its node held; `read` and `final-read` with an array or, where nothing was written, null. Each
-//! value is written once. What is judged is in [`super::observed`]; beyond it:
+//! value is written once. What is judged is in `super::observed`; beyond it:
 //! 1. No read holds a value twice.
 //! 2. Final reads are equal.
 

@@ -2,7 +2,7 @@
 //!
 //! Operations, on `[key, value]`: `add` and `remove` with an element, `clear` (removes all) with
 //! null, `read` and `final-read` with an array or, where there is no set, null. Elements may be
-//! added again. What is judged is in [`super::observed`]; beyond it:
+//! added again. What is judged is in `super::observed`; beyond it:
 //! 1. No read holds an element twice.
 //! 2. Final reads are equal.
 

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! 1. The page is a function of the other files: it can be made again from them.
-//! 2. Whatever a history holds, the page shows it as text: [`markup`] is the only place that
+//! 2. Whatever a history holds, the page shows it as text: `markup` is the only place that
 //!    writes HTML, and it escapes everything.
 //!
 //! Left out: clocks. When a run began is said by whoever ran it.

@@ -2,7 +2,7 @@
 //!
 //! Fields: `count` (a counter), `flag`, `tags` (a set), `title` (a register), which are removed at
 //! times, and `name` (a register) and `total` (a counter), which only a delete of the map would
-//! remove; none does in the maps of [`KEPT`].
+//! remove; none does in the maps of `KEPT`.
 
 use serde_json::{Map, Value, json};
 
