@@ -10,6 +10,8 @@
 //! 2. A change rewrites the head and the pieces it touched, not the entity.
 //! 3. (R8) Records that do not add up to the sum in their head are damaged.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Write};
@@ -287,11 +289,16 @@ impl Shard {
             Ok(Some(found)) => found,
             Err(RecordError::Damaged(damaged)) => {
                 tracing::error!(shard = %id, %damaged, "the list of what is damaged is lost");
+                // The next checkpoint replaces or removes it.
+                self.damaged_parts = Some(0);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        self.quarantined = postcard::from_bytes(&body).unwrap_or_default();
+        self.quarantined = postcard::from_bytes(&body).unwrap_or_else(|error| {
+            tracing::error!(shard = %id, %error, "the list of what is damaged is of no known form");
+            BTreeSet::new()
+        });
         self.damaged_parts = Some(parts);
         Ok(())
     }

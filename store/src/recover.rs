@@ -200,9 +200,13 @@ pub(crate) fn read_trimmed(backend: &dyn Backend) -> Result<BTreeMap<Origin, Hlc
 }
 
 fn read_directory(backend: &dyn Backend) -> Result<Option<Directory>, StoreError> {
-    match record::read(backend, DIRECTORY_KEY, RecordKind::Meta) {
-        Ok(Some((body, _))) => Ok(postcard::from_bytes(&body).ok()),
-        Ok(None) => Ok(None),
+    let key = bytes::Bytes::from_static(DIRECTORY_KEY);
+    let malformed = |_| RecordError::Damaged(Damaged { key, why: Damage::Body });
+    let read = record::read(backend, DIRECTORY_KEY, RecordKind::Meta).and_then(|found| {
+        found.map(|(body, _)| postcard::from_bytes(&body).map_err(malformed)).transpose()
+    });
+    match read {
+        Ok(directory) => Ok(directory),
         // Starts and trims are lost: cursors of earlier starts become foreign, and since nobody
         // knows what was trimmed, no clocks are above it.
         Err(RecordError::Damaged(damaged)) => {

@@ -82,7 +82,7 @@ impl Workload for Maps {
             "clear" => (Method::Delete, Value::Null),
             _ => return read(entity, invocation, answers),
         };
-        let request = Request::Write { entity, method, body, key: None, seen: None, session: None };
+        let request = Request::write(entity, method, body);
         single(request, invocation, answers)
     }
 

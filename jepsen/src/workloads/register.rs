@@ -36,7 +36,7 @@ impl Workload for Register {
             Some(even) if even % 2 == 0 => (Method::Put, value.clone()),
             _ => (Method::Post, json!({ "set": value })),
         };
-        let request = Request::Write { entity, method, body, key: None, seen: None, session: None };
+        let request = Request::write(entity, method, body);
         single(request, invocation, answers)
     }
 
