@@ -1,0 +1,164 @@
+//! The recorded placement: which nodes hold a replica of which shard, region by region.
+//!
+//! A region's council records it; everyone else learns it from peers and keeps the newest.
+//!
+//! Invariants:
+//! 1. Of two records of one region the one with the higher version is newer, whoever sends it.
+//! 2. (R12) Quorums count the recorded replicas, dead or alive; during a move a majority of the
+//!    old set and a majority of the new one.
+//! 3. A set changes in two records: one that names the next set, and one that makes it current
+//!    once its new replicas have caught up. Each raises the set's epoch.
+//!
+//! Left out: who decides, and how it is made durable, which is the council's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::transport::NodeId;
+
+/// Orders the records of a region.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Version {
+    /// Rises when an operator re-forms the region's council.
+    pub epoch: u64,
+    /// Rises with every change within an epoch.
+    pub number: u64,
+}
+
+/// A node that a region's council has admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seat {
+    /// Its name, for people.
+    pub name: String,
+    /// Its failure domain in the region.
+    pub zone: String,
+}
+
+/// The replicas of one shard in one region.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replicas {
+    /// Rises with every change of this set.
+    pub epoch: u64,
+    /// They hold the shard, and count.
+    pub current: BTreeSet<NodeId>,
+    /// During a move: those who will hold it. Who is not current catches up.
+    pub next: Option<BTreeSet<NodeId>>,
+}
+
+impl Replicas {
+    /// Every node that is to receive the shard's operations, each once.
+    pub fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let joining = self.next.iter().flatten().filter(|node| !self.current.contains(*node));
+        self.current.iter().chain(joining).copied()
+    }
+
+    /// Whether a node is to receive the shard's operations.
+    pub fn receives(&self, node: NodeId) -> bool {
+        self.current.contains(&node) || self.next.as_ref().is_some_and(|next| next.contains(&node))
+    }
+
+    /// Whether a node holds the shard and has caught up.
+    pub fn counts(&self, node: NodeId) -> bool {
+        self.current.contains(&node)
+    }
+
+    /// Whether those who did something are a majority of the recorded set, and, during a move, of
+    /// the next one too (R12).
+    pub fn is_majority(&self, did: impl Fn(NodeId) -> bool) -> bool {
+        let most = |set: &BTreeSet<NodeId>| {
+            set.iter().filter(|node| did(**node)).count() * 2 > set.len()
+        };
+        most(&self.current) && self.next.as_ref().is_none_or(most)
+    }
+}
+
+/// What a region's council recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionPlacement {
+    /// The region.
+    pub region: String,
+    /// Drawn when the council was formed: two councils of one region are an accident.
+    pub council: u64,
+    /// Which record of it.
+    pub version: Version,
+    /// Replicas of a shard in this region, where there are nodes enough.
+    pub factor: u16,
+    /// The nodes admitted.
+    pub nodes: BTreeMap<NodeId, Seat>,
+    /// Replicas by hash slot.
+    pub slots: Vec<Replicas>,
+}
+
+/// The newest record known of each region.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    regions: BTreeMap<String, RegionPlacement>,
+}
+
+impl Placement {
+    /// Takes a record, if it is newer than the one known. Answers whether it was.
+    pub fn take(&mut self, record: RegionPlacement) -> bool {
+        let known = self.regions.get(&record.region);
+        let newer = known.is_none_or(|known| known.version < record.version);
+        if newer {
+            self.regions.insert(record.region.clone(), record);
+        }
+        newer
+    }
+
+    /// The record of a region.
+    pub fn region(&self, name: &str) -> Option<&RegionPlacement> {
+        self.regions.get(name)
+    }
+
+    /// All records.
+    pub fn regions(&self) -> impl Iterator<Item = &RegionPlacement> {
+        self.regions.values()
+    }
+
+    /// The replicas of a hash slot in a region.
+    pub fn replicas(&self, region: &str, slot: u16) -> Option<&Replicas> {
+        self.regions.get(region)?.slots.get(usize::from(slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(ids: &[u8]) -> BTreeSet<NodeId> {
+        ids.iter().map(|id| NodeId([*id; 16])).collect()
+    }
+
+    #[test]
+    fn r12_a_quorum_counts_the_recorded_set_and_both_during_a_move() {
+        let did = |ids: &'static [u8]| move |node: NodeId| ids.contains(&node.0[0]);
+        let mut replicas = Replicas { epoch: 1, current: set(&[1, 2, 3]), next: None };
+        assert!(replicas.is_majority(did(&[1, 2])));
+        assert!(!replicas.is_majority(did(&[1, 4, 5])), "others do not count");
+        replicas.next = Some(set(&[3, 4, 5]));
+        assert!(!replicas.is_majority(did(&[1, 2, 3])), "of the old set only");
+        assert!(!replicas.is_majority(did(&[3, 4, 5])), "of the new set only");
+        assert!(replicas.is_majority(did(&[2, 3, 4])));
+        assert!(replicas.receives(NodeId([4; 16])) && !replicas.counts(NodeId([4; 16])));
+        assert_eq!(replicas.all().count(), 5);
+    }
+
+    #[test]
+    fn only_a_higher_version_replaces_a_record() {
+        let record = |epoch, number| RegionPlacement {
+            region: "eu".into(),
+            version: Version { epoch, number },
+            ..RegionPlacement::default()
+        };
+        let mut placement = Placement::default();
+        assert!(placement.take(record(1, 7)));
+        assert!(!placement.take(record(1, 7)) && !placement.take(record(1, 6)));
+        assert!(placement.take(record(2, 1)), "re-formed by an operator");
+        assert!(!placement.take(record(1, 9)));
+        assert_eq!(placement.region("eu").unwrap().version, Version { epoch: 2, number: 1 });
+    }
+}
