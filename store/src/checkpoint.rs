@@ -77,6 +77,15 @@ fn piece_key(id: ShardId, key: &EntityKey, piece: u32) -> Vec<u8> {
     [&b"p"[..], &id.bytes(), &key.bytes(), &[0], &piece.to_be_bytes()].concat()
 }
 
+pub(crate) fn piece_prefix(id: ShardId) -> Vec<u8> {
+    [&b"p"[..], &id.bytes()].concat()
+}
+
+/// Stages the end of an entry of the expiry index.
+pub(crate) fn drop_expiry(at: Millis, key: &EntityKey, batch: &mut Vec<Write>) {
+    record::remove(&index_key(at, key), 0, batch);
+}
+
 fn index_key(at: Millis, key: &EntityKey) -> Vec<u8> {
     [&b"x"[..], &at.to_be_bytes(), &key.bytes()].concat()
 }

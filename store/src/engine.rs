@@ -136,6 +136,12 @@ pub struct Engine {
     pub(crate) forget_before: Hlc,
     pub(crate) facts: Vec<Bytes>,
     pub(crate) closed: BTreeMap<Origin, Hlc>,
+    /// Where the log counts for a shard that was discarded before.
+    pub(crate) discarded: BTreeMap<ShardId, u64>,
+    /// Discarded shards whose records are not all removed yet.
+    pub(crate) sweeping: BTreeSet<ShardId>,
+    /// The commit of the last sweep.
+    pub(crate) swept_at: u64,
 }
 
 impl Engine {
@@ -250,6 +256,10 @@ impl Engine {
     }
 
     pub(crate) fn hot(&mut self, id: ShardId, key: &EntityKey) -> Result<&mut Hot, Quarantined> {
+        // What is being swept is of a copy given up: as unknown as what is damaged.
+        if self.sweeping.contains(&id) {
+            return Err(Quarantined);
+        }
         let shard = self.shards.entry(id).or_default();
         if shard.quarantined.contains(key) {
             return Err(Quarantined);

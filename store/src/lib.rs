@@ -6,6 +6,7 @@ pub mod backend;
 mod checkpoint;
 pub mod command;
 pub mod committer;
+pub mod discard;
 pub mod dot;
 pub mod engine;
 pub mod entity;

@@ -220,6 +220,12 @@ impl Log {
         self.index.get(&(shard, origin)).is_some_and(|run| run.holds(from))
     }
 
+    /// Forgets the index of a shard's operations: what the log still has of them is of a copy that
+    /// was given up.
+    pub(crate) fn discard(&mut self, shard: ShardId) {
+        self.index.retain(|(id, _), _| *id != shard);
+    }
+
     fn recent(&self, position: u64) -> Option<Bytes> {
         let (first, _) = self.recent.front()?;
         let place = position.checked_sub(*first)?;
@@ -243,14 +249,19 @@ impl Log {
         find(page).ok_or(Trimmed)
     }
 
+    /// Operations of an origin up to a stamp may not be in this log.
+    pub(crate) fn trims(&mut self, origin: Origin, stamp: Hlc) {
+        let highest = self.trimmed.entry(origin).or_default();
+        *highest = (*highest).max(stamp);
+    }
+
     /// Forgets the entries of one record that is being trimmed.
     pub(crate) fn forget(&mut self, entries: &[(u64, Bytes)]) {
         for (position, bytes) in entries {
             self.bytes = self.bytes.saturating_sub(bytes.len() as u64);
             let Some(Entry::Operation { shard, bytes }) = Entry::decode(bytes) else { continue };
             let Ok((dot, stamp)) = Operation::peek(&bytes) else { continue };
-            let highest = self.trimmed.entry(dot.origin).or_default();
-            *highest = (*highest).max(stamp);
+            self.trims(dot.origin, stamp);
             if let Some(run) = self.index.get_mut(&(shard, dot.origin))
                 && run.positions.front() == Some(position)
             {

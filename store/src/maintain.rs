@@ -29,6 +29,7 @@ impl Engine {
     pub fn maintain(&mut self, everywhere: impl Fn(ShardId, Dot) -> bool) {
         self.checkpoint_oldest();
         self.evict();
+        self.sweep_discarded();
         if self.log.appended >= self.trim_at {
             let often = TRIM_EVERY.min(self.options.log_soft_bytes / 4);
             let more = self.trim(everywhere);
@@ -93,16 +94,15 @@ impl Engine {
         true
     }
 
-    /// A merge may stand for operations of any origin of its shard, which never were in this log.
-    /// Their stamps are not known, but none is above what was stamped or closed since.
+    /// A merge may stand for operations of any origin of its shard, which never were in this log:
+    /// none is above what was stamped or closed since.
     fn forget_merges(&mut self, entries: &[(u64, Bytes)]) {
         for (_, entry) in entries {
             let Some(Entry::Merged { shard, .. }) = Entry::decode(entry) else { continue };
             let stamp = self.stamp();
             for (origin, _) in self.vector(shard).iter() {
                 let closed = self.closed.get(&origin).copied().unwrap_or_default();
-                let highest = self.log.trimmed.entry(origin).or_default();
-                *highest = (*highest).max(stamp).max(closed);
+                self.log.trims(origin, stamp.max(closed));
             }
         }
     }

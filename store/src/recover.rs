@@ -23,6 +23,7 @@ use crate::shard::{Shard, ShardId};
 
 const DIRECTORY_KEY: &[u8] = b"m";
 const CLOSED_KEY: &[u8] = b"mc";
+const DISCARDED_KEY: &[u8] = b"md";
 
 /// Starts remembered: a cursor of an older one is foreign.
 const STARTS_KEPT: usize = 64;
@@ -69,11 +70,16 @@ impl Engine {
             forget_before: Hlc::default(),
             facts: Vec::new(),
             closed: BTreeMap::new(),
+            discarded: BTreeMap::new(),
+            sweeping: BTreeSet::new(),
+            swept_at: 0,
         };
         engine.expiries =
             checkpoint::indexed(&*engine.backend).map_err(index_error)?.into_iter().collect();
         engine.facts = read_facts(&*engine.backend)?;
         engine.closed = read_closed(&*engine.backend)?;
+        engine.discarded = read_discarded(&*engine.backend)?;
+        engine.find_unswept()?;
         engine.replay_log()?;
         engine.show_replayed();
         engine.starts.push((origin, engine.log.next()));
@@ -97,6 +103,11 @@ impl Engine {
     pub(crate) fn stage_closed(&mut self) {
         let body = postcard::to_stdvec(&self.closed).expect("clocks encode to memory");
         record::encode(RecordKind::Meta, CLOSED_KEY, &body, &mut self.staged.batch.writes, 0);
+    }
+
+    pub(crate) fn stage_discarded(&mut self) {
+        let body = postcard::to_stdvec(&self.discarded).expect("positions encode to memory");
+        record::encode(RecordKind::Meta, DISCARDED_KEY, &body, &mut self.staged.batch.writes, 0);
     }
 
     fn replay_log(&mut self) -> Result<(), StoreError> {
@@ -135,6 +146,9 @@ impl Engine {
         self.log.appended += bytes.len() as u64;
         self.log.set_next(position + 1);
         let Some(Entry::Operation { shard, bytes }) = Entry::decode(bytes) else { return };
+        if position < self.taken_at(shard) || !self.is_swept(shard) {
+            return;
+        }
         let Ok(operation) = Operation::decode(&bytes) else { return };
         match self.readiness(shard, &operation) {
             Readiness::Seen => self.log.index(shard, operation.dot, position),
@@ -178,6 +192,18 @@ fn read_facts(backend: &dyn Backend) -> Result<Vec<bytes::Bytes>, StoreError> {
 /// Lost clocks are closed again by the peers' next words.
 fn read_closed(backend: &dyn Backend) -> Result<BTreeMap<Origin, Hlc>, StoreError> {
     match record::read(backend, CLOSED_KEY, RecordKind::Meta) {
+        Ok(found) => {
+            Ok(found.and_then(|(body, _)| postcard::from_bytes(&body).ok()).unwrap_or_default())
+        }
+        Err(RecordError::Damaged(_)) => Ok(BTreeMap::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lost positions: entries of a shard given up are replayed like others, in their order, and the
+/// copy is given up again.
+fn read_discarded(backend: &dyn Backend) -> Result<BTreeMap<ShardId, u64>, StoreError> {
+    match record::read(backend, DISCARDED_KEY, RecordKind::Meta) {
         Ok(found) => {
             Ok(found.and_then(|(body, _)| postcard::from_bytes(&body).ok()).unwrap_or_default())
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::entity_key;
-use crate::dot::VersionVector;
+use crate::dot::{Hlc, Origin, VersionVector};
 use crate::engine::{Changed, Engine, Quarantined};
 use crate::entity::{Entity, Item, ItemKey};
 use crate::log::Entry;
@@ -65,6 +65,8 @@ pub struct Chunk {
     pub until: Option<EntityKey>,
     /// The entities in it.
     pub states: Vec<State>,
+    /// The highest stamp that its sender had applied to the shard.
+    pub stamp: Hlc,
 }
 
 /// A transfer as its sender keeps it.
@@ -120,10 +122,12 @@ impl Incoming {
 impl Engine {
     /// The next chunk of a transfer, of about `budget` bytes.
     pub fn chunk(&mut self, out: &mut Outgoing, budget: usize) -> Result<Chunk, Quarantined> {
+        let stamp = self.shards.get(&out.shard).map(|shard| shard.stamp).unwrap_or_default();
         if let Some((key, entity, from, vector)) = out.split.take() {
             let state = self.split(out, key, entity, Some(from), &vector, budget);
             let after = out.after.clone();
-            return Ok(Chunk { vector, until: after.clone(), after, states: vec![state] });
+            let until = after.clone();
+            return Ok(Chunk { vector, until, after, states: vec![state], stamp });
         }
         let vector = self.vector(out.shard);
         let after = out.after.clone();
@@ -143,7 +147,7 @@ impl Engine {
             }
         }
         let until = if out.done { None } else { out.after.clone() };
-        Ok(Chunk { vector, after, until, states })
+        Ok(Chunk { vector, after, until, states, stamp })
     }
 
     /// As much of an entity as the budget allows; the rest is remembered.
@@ -232,6 +236,7 @@ impl Engine {
         let chunks = &incoming.chunks;
         let covered = if Mutant::ChunkVector.is_on() { chunks.last() } else { chunks.first() };
         let Some(rise) = covered.map(|chunk| chunk.vector.clone()) else { return Ok(()) };
+        let stamp = chunks.iter().map(|chunk| chunk.stamp).max().unwrap_or_default();
         let mut risen = before.clone();
         risen.join(&rise);
         // All that can fail comes before the first merge: half a transfer is no state.
@@ -244,6 +249,11 @@ impl Engine {
         let shard = self.shards.entry(id).or_default();
         shard.vector = risen;
         shard.catch_up();
+        shard.stamp = shard.stamp.max(stamp);
+        // Operations that it stands for never were in this log: a delete leaves nothing to see.
+        let origins: Vec<Origin> = rise.iter().map(|(origin, _)| origin).collect();
+        origins.into_iter().for_each(|origin| self.log.trims(origin, stamp));
+        self.stage_directory();
         self.show_merged(id, changed);
         Ok(())
     }
