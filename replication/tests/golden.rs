@@ -7,6 +7,7 @@
 //! connect | disconnect <node> <node>
 //! write <node> <set> add|remove <member> [key]
 //! deliver | drop <from> <to>         what is under way
+//! record <node> <region> <number> <nodes> [<next nodes>]   a council's record, told to a node
 //! forge <node> <set> <sequence> add <member> | remove <member> <sequence>   of origin 99
 //! wait <ms>                          time passes, and all is delivered
 //! quiet <ms>                         the same, told only by what it leads to
@@ -32,7 +33,7 @@ use atoll_store::name::Kind;
 use atoll_store::operation::{Effect, Leaf, Operation, Part, Path, Payload};
 use bytes::Bytes;
 use common::group::Group;
-use common::{Released, add, change, key, keyed, node_id, remove, value};
+use common::{Released, add, change, key, keyed, node_id, record, remove, value};
 
 struct Script {
     group: Group,
@@ -95,6 +96,16 @@ fn text(message: &Message) -> String {
         Message::EntityReply { state, .. } => {
             format!("copy of {}: {} items", state.key, state.items.len())
         }
+        Message::Records(versions) => {
+            let each: Vec<String> =
+                versions.iter().map(|(region, v)| format!("{region} {}", v.number)).collect();
+            format!("records {}", each.join(", "))
+        }
+        Message::Record(record) => format!("record {} {}", record.region, record.version.number),
+        Message::Follow { epoch, .. } => format!("follows the move of {epoch}: what do you have?"),
+        Message::Followed { epoch, vector: at, .. } => {
+            format!("knows the move of {epoch}, has {}", vector(at))
+        }
         Message::Trimmed(_) => "trimmed".to_owned(),
         Message::Ping { .. } => "ping".to_owned(),
         Message::Pong { .. } => "pong".to_owned(),
@@ -112,6 +123,9 @@ impl Script {
                 Err(refusal) => format!("refused: {refusal}"),
             };
             writeln!(self.out, "{number} answers: {answer}").unwrap();
+        }
+        for (_, epoch) in &released.caught_up {
+            writeln!(self.out, "{number} has caught up at {epoch}").unwrap();
         }
         for (peer, why) in &released.rejects {
             writeln!(self.out, "{number} rejects {}: {why}", peer.0[0]).unwrap();
@@ -198,6 +212,12 @@ impl Script {
                 self.group.take(node(1), node(2));
                 self.seen = self.group.wire.len();
             }
+            "record" => {
+                let set = |at: usize| words.get(at).map(|set| numbers(set)).unwrap_or_default();
+                let next = words.get(5).map(|set| numbers(set));
+                let record = record(words[2], number(3), &set(4), next.as_deref());
+                self.event(node(1), Event::Placed(Box::new(record)), true);
+            }
             "forge" => self.forge(&words),
             "wait" => self.wait(number(1), true),
             "quiet" => self.wait(number(1), false),
@@ -255,6 +275,10 @@ impl Script {
             writeln!(self.out, "{number} holds {shown} at {}", at.unwrap_or_default()).unwrap();
         }
     }
+}
+
+fn numbers(set: &str) -> Vec<u8> {
+    set.split(',').map(|number| number.parse().unwrap()).collect()
 }
 
 /// Each line of a script with what came out of it, and the end.

@@ -194,6 +194,9 @@ pub enum Refusal {
     /// The command is not one of this kind: the edge should have refused it.
     #[error("this operation does not apply to {0}")]
     WrongKind(&'static str),
+    /// This node holds no replica of the shard: ask one that does.
+    #[error("this node holds no replica of the entity's shard")]
+    Elsewhere,
     /// The stored state is damaged and no peer has repaired it yet (R8).
     #[error("the stored state is damaged and waits for repair from a peer")]
     Quarantined,

@@ -57,6 +57,11 @@ impl Engine {
         self.discarded.get(&id).copied().unwrap_or(0)
     }
 
+    /// The slots of shards that were discarded before, and where copies held now begin.
+    pub fn discarded(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.discarded.iter().map(|(id, position)| (id.slot, *position))
+    }
+
     fn drop_expiries(&mut self, id: ShardId) {
         let slots = self.options.slots;
         let gone = self.expiries.iter().filter(|(_, key)| key.slot(slots) == id.slot);

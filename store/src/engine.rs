@@ -29,6 +29,9 @@ use crate::operation::{Effect, Operation};
 use crate::record::{self, RecordError, RecordKind};
 use crate::shard::{Dirty, Hot, Shard, ShardId};
 
+/// Notes read at a time: more than there are regions.
+const NOTES: usize = 4_096;
+
 /// How a store is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -174,6 +177,21 @@ impl Engine {
     pub fn put_fact(&mut self, origin: Origin, body: &[u8]) {
         let key = [&b"o"[..], &origin.0.to_be_bytes()].concat();
         record::encode(RecordKind::Fact, &key, body, &mut self.staged.batch.writes, 0);
+    }
+
+    /// Stages a note: a small record under a name of its writer's choice.
+    pub fn put_note(&mut self, name: &str, body: &[u8]) {
+        let key = [&b"n"[..], name.as_bytes()].concat();
+        record::encode(RecordKind::Fact, &key, body, &mut self.staged.batch.writes, 0);
+    }
+
+    /// The names and bodies of notes whose name starts so; a damaged one is left out.
+    pub fn notes(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, RecordError> {
+        let start = [&b"n"[..], prefix.as_bytes()].concat();
+        let end = [&start[..], &[0xFF]].concat();
+        let found = record::scan(&*self.backend, RecordKind::Fact, &start, &end, NOTES)?;
+        let name = |key: &[u8]| String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into();
+        Ok(found.into_iter().filter_map(|(key, body)| Some((name(&key), body.ok()?))).collect())
     }
 
     /// The images of everything hot: what readers need after a start.

@@ -30,11 +30,16 @@ impl Engine {
         self.checkpoint_oldest();
         self.evict();
         self.sweep_discarded();
-        if self.log.appended >= self.trim_at {
+        if self.is_trim_due() {
             let often = TRIM_EVERY.min(self.options.log_soft_bytes / 4);
             let more = self.trim(everywhere);
             self.trim_at = self.log.appended + if more { 0 } else { often };
         }
+    }
+
+    /// Whether the next [`Engine::maintain`] looks at the log's head.
+    pub fn is_trim_due(&self) -> bool {
+        self.log.appended >= self.trim_at
     }
 
     /// Shards take turns, so that one call writes one shard.

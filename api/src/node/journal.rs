@@ -73,6 +73,7 @@ pub(super) struct Journal {
     woken: AtomicU64,
     status: watch::Sender<Option<Arc<Status>>>,
     closed: RwLock<Closed>,
+    caught_up: Mutex<Vec<(u16, u64)>>,
     draining: AtomicBool,
 }
 
@@ -92,8 +93,14 @@ impl Journal {
             woken: AtomicU64::new(0),
             status: watch::Sender::default(),
             closed: RwLock::default(),
+            caught_up: Mutex::default(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// Slots that this node has caught up with, as last told by its core.
+    pub(super) fn caught_up(&self) -> Vec<(u16, u64)> {
+        std::mem::take(&mut lock(&self.caught_up))
     }
 
     /// The position of the last durable change.
@@ -241,6 +248,10 @@ impl Observer for Journal {
         self.wake(changes);
         let end = changes.last().map_or(0, |changed| changed.position);
         self.woken.fetch_max(end, Ordering::Release);
+    }
+
+    fn caught_up(&self, slots: &[(u16, u64)]) {
+        *lock(&self.caught_up) = slots.to_vec();
     }
 
     fn status(&self, status: Status) {

@@ -204,7 +204,8 @@ fn damaged() -> Problem {
 
 fn problem(refusal: &Refusal) -> Problem {
     let code = match refusal {
-        Refusal::Quarantined
+        Refusal::Elsewhere
+        | Refusal::Quarantined
         | Refusal::ClockSkew { .. }
         | Refusal::DiskFull { .. }
         | Refusal::TooManyKeys { .. } => Code::TemporarilyUnavailable,

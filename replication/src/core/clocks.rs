@@ -50,11 +50,15 @@ impl Core {
     fn close_retries(&mut self) {
         let whole = self.peers.values().all(|peer| {
             let caught_up = |(shard, vector): (&ShardId, &VersionVector)| {
-                vector.iter().all(|(o, seq)| self.engine.sequence(*shard, o) >= seq)
+                !self.is_received(*shard)
+                    || vector.iter().all(|(o, seq)| self.engine.sequence(*shard, o) >= seq)
             };
             peer.connected && peer.compared && peer.vectors.iter().all(caught_up)
         });
-        if !whole || self.peers.len() < self.me.seeds.min(1) {
+        // Of a recorded replica that was never met nothing is known.
+        let recorded = self.placement.regions().flat_map(|record| record.nodes.keys());
+        let met = |node: &NodeId| *node == self.me.node || self.peers.contains_key(node);
+        if !whole || !recorded.into_iter().all(met) || self.peers.len() < self.me.seeds.min(1) {
             return;
         }
         let origins = self.peers.values().map(|peer| Some(peer.hello.as_ref()?.origin));

@@ -11,6 +11,7 @@ use atoll_store::operation::Path;
 use atoll_store::shard::ShardId;
 use atoll_store::transfer::{Chunk, State};
 
+use crate::placement::{RegionPlacement, Version};
 use crate::transport::{Class, NodeId};
 
 /// Who an origin is: a start of a node.
@@ -101,6 +102,26 @@ pub enum Message {
     Answered(Vec<Want>),
     /// A request met a trimmed log: ask for the state of this shard.
     Trimmed(ShardId),
+    /// The newest record that I know of each region: send me newer ones.
+    Records(Vec<(String, Version)>),
+    /// A region's recorded placement.
+    Record(Box<RegionPlacement>),
+    /// I am to hold a shard: what do you have of it, now that you know the move of this epoch?
+    Follow {
+        /// The shard.
+        shard: ShardId,
+        /// Of its set in this region.
+        epoch: u64,
+    },
+    /// I know of the move, and have this.
+    Followed {
+        /// The shard.
+        shard: ShardId,
+        /// As asked.
+        epoch: u64,
+        /// What the sender had then, durably.
+        vector: VersionVector,
+    },
     /// Send the next chunk of a shard's state.
     StateRequest {
         /// The shard.

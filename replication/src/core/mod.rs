@@ -10,12 +10,14 @@
 //!    dropped or late, some later `Vectors` tells of it and it is asked for.
 //! 3. Everything kept for a peer is bounded; what overflows is dropped and asked for again.
 //!
-//! Left out: membership (every configured peer is a replica of every shard), quorums.
+//! Left out: membership (whoever is connected is a peer), quorums.
 
+mod answer;
 mod bounds;
 mod clocks;
 pub mod message;
 mod peer;
+mod placed;
 mod repair;
 mod state;
 mod status;
@@ -35,10 +37,12 @@ use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 
+use crate::placement::{Placement, RegionPlacement};
 use crate::transport::{Class, NodeId};
 pub use bounds::Bounds;
 use message::{Fact, Message};
 use peer::Peer;
+use placed::Placed;
 use state::Receiving;
 pub use status::{Lag, PeerStatus, ShardStatus, Status};
 
@@ -98,6 +102,10 @@ pub enum Event {
     },
     /// Time passed: see [`Core::deadline`].
     Tick,
+    /// A region's council recorded a placement.
+    Placed(Box<RegionPlacement>),
+    /// A node is gone for good: nothing is kept for it.
+    Forgotten(NodeId),
     /// The node stops: write checkpoints.
     Stop,
 }
@@ -137,6 +145,9 @@ pub struct Effects {
     pub replies: Vec<(Ticket, Reply)>,
     /// Close these connections: the peer broke the protocol.
     pub rejects: Vec<(NodeId, &'static str)>,
+    /// Hash slots that this node has caught up with, as a joining replica, and the epoch of each
+    /// one's set. Told again until a record answers it.
+    pub caught_up: Vec<(u16, u64)>,
     /// The node's view of the cluster, when it changed.
     pub status: Option<Status>,
 }
@@ -148,6 +159,8 @@ pub struct Core {
     engine: Engine,
     hlc: Hlc,
     peers: BTreeMap<NodeId, Peer>,
+    placement: Placement,
+    placed: Placed,
     facts: BTreeMap<Origin, Fact>,
     /// Operations behind a gap, bounded.
     waiting: BTreeMap<ShardId, BTreeMap<Dot, (Operation, Bytes)>>,
@@ -189,12 +202,21 @@ impl Core {
             .collect();
         engine.put_fact(me.origin, &postcard::to_stdvec(&own).expect("a fact encodes"));
         facts.insert(me.origin, own);
+        let mut placement = Placement::default();
+        // A record that cannot be read is told again by the peers.
+        let notes = engine.notes("placement/").unwrap_or_default();
+        let records = notes.iter().filter_map(|(_, body)| postcard::from_bytes(body).ok());
+        records.for_each(|record: RegionPlacement| {
+            placement.take(record);
+        });
         let hlc = engine.stamp();
         let closed = engine.closed().clone();
         Core {
             hlc,
             facts,
             peers: BTreeMap::new(),
+            placement,
+            placed: Placed::default(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
             receiving: BTreeMap::new(),
@@ -277,6 +299,8 @@ impl Core {
                 Err(_) => self.out.rejects.push((peer, "malformed message")),
             },
             Event::Space { free, reserve } => self.space = Some((free, reserve)),
+            Event::Placed(record) => self.take_record(*record),
+            Event::Forgotten(peer) => self.forget_peer(peer),
             Event::Tick => {}
             Event::Stop => {
                 self.engine.checkpoint_all();
@@ -300,12 +324,27 @@ impl Core {
     /// The log is trimmed where every known replica has an operation: those of earlier starts
     /// too, of which nothing was heard yet.
     fn maintain(&mut self) {
-        let (me, peers) = (self.me.node, &self.peers);
-        let others = self.facts.values().map(|fact| fact.node).filter(|node| *node != me);
-        let others: BTreeSet<NodeId> = others.chain(peers.keys().copied()).collect();
-        let met = others.len() >= self.me.seeds;
+        if self.engine.is_trim_due() {
+            for shard in self.engine.shards().collect::<Vec<_>>() {
+                self.route(shard);
+            }
+        }
+        let (peers, placed) = (&self.peers, &self.placed);
+        let unheard = self.placement.region(&self.me.region).is_none();
         let has = |node, shard, dot| peers.get(node).is_some_and(|peer| peer.has(shard, dot));
-        self.engine.maintain(|shard, dot| met && others.iter().all(|node| has(node, shard, dot)));
+        let seeds = if unheard { self.me.seeds } else { 0 };
+        self.engine.maintain(|shard, dot| {
+            let Some(route) = placed.known_route(shard) else { return true };
+            route.holders.len() >= seeds && route.holders.iter().all(|node| has(node, shard, dot))
+        });
+    }
+
+    fn forget_peer(&mut self, peer: NodeId) {
+        if self.peers.get(&peer).is_some_and(|known| !known.connected) {
+            self.peers.remove(&peer);
+            self.forget_routes();
+            self.changed = true;
+        }
     }
 
     /// Whether the disk is below its reserve.

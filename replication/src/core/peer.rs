@@ -7,6 +7,7 @@ use atoll_store::shard::ShardId;
 
 use super::message::Hello;
 use super::state::Sending;
+use crate::placement::Version;
 
 /// A peer: connected, or known from before.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ pub(super) struct Peer {
     pub(super) gaps: BTreeMap<(ShardId, Origin), u64>,
     /// Ranges asked for, and until when the answer is awaited.
     pub(super) asked: BTreeMap<(ShardId, Origin), Millis>,
+    /// The newest record of each region that it knows.
+    pub(super) records: BTreeMap<String, Version>,
     pub(super) closed: Option<(Hlc, Vec<(ShardId, u64)>)>,
     /// The last word from it, and how far this node's clock is ahead of its.
     pub(super) heard: Millis,
@@ -56,6 +59,7 @@ impl Peer {
         self.compared = false;
         self.introduced = false;
         (self.heard_number, self.intact, self.tell_number) = (None, false, 0);
+        self.records.clear();
         self.closed = None;
         self.ahead_ms = None;
     }
@@ -69,6 +73,15 @@ impl Peer {
         self.intact = whole || (self.intact && next);
         self.heard_number = Some(number);
         true
+    }
+
+    /// Forgets what concerns a shard that this node gives up.
+    pub(super) fn forget_shard(&mut self, shard: ShardId) {
+        self.told.remove(&shard);
+        self.gaps.retain(|(gap, _), _| *gap != shard);
+        self.asked.retain(|(asked, _), _| *asked != shard);
+        self.sending.remove(&shard);
+        self.repairing.remove(&shard);
     }
 
     pub(super) fn region(&self) -> &str {

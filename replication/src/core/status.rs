@@ -1,11 +1,13 @@
 //! What a node tells of itself and its peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use atoll_store::dot::{Hlc, Origin, VersionVector};
 use atoll_store::shard::ShardId;
 
 use super::{Core, Identity};
+use crate::placement::Placement;
 use crate::transport::NodeId;
 
 /// How far this node is behind the writers of a region.
@@ -82,6 +84,12 @@ pub struct Status {
     pub entities: u64,
     /// The position after the last change.
     pub journal_end: u64,
+    /// The recorded placement.
+    pub placement: Arc<Placement>,
+    /// Nodes of other regions to be connected to.
+    pub wanted: BTreeSet<NodeId>,
+    /// Where the copies of shards that were held before begin anew, by slot.
+    pub taken_at: BTreeMap<u16, u64>,
 }
 
 impl Core {
@@ -103,6 +111,9 @@ impl Core {
             waiting: self.waiting.values().map(BTreeMap::len).sum(),
             entities: shards.map(|shard| self.engine.digest(shard).1).sum(),
             journal_end: self.engine.journal_end(),
+            placement: Arc::new(self.placement.clone()),
+            wanted: self.wanted(),
+            taken_at: self.engine.discarded().collect(),
         }
     }
 
@@ -118,7 +129,8 @@ impl Core {
         if self.ready {
             return Vec::new();
         }
-        vec!["taking back from peers what they hold of earlier starts".to_owned()]
+        let recall = "taking back from peers what they hold of earlier starts".to_owned();
+        vec![self.unplaced().unwrap_or(recall)]
     }
 
     fn peer_statuses(&self) -> Vec<PeerStatus> {
@@ -145,6 +157,9 @@ impl Core {
         let mut lag: BTreeMap<String, Lag> = BTreeMap::new();
         for peer in self.peers.values() {
             for (shard, vector) in &peer.vectors {
+                if !self.is_received(*shard) {
+                    continue;
+                }
                 for (origin, sequence) in vector.iter() {
                     let missing = sequence.saturating_sub(self.engine.sequence(*shard, origin));
                     if missing > 0 {

@@ -4,7 +4,6 @@
 //! 1. (R2) Operations are applied in the order of their origin, after what they name; others
 //!    wait, bounded, and what they wait for is asked for at once.
 //! 2. A gap that a peer's vectors show, and that is still there a tick later, is asked for.
-//! 3. A request is answered from the log, or with `Trimmed`, and then by state.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +14,11 @@ use atoll_store::engine::Readiness;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 
-use super::message::{Fact, Hello, Message, ShardState, Want};
+use super::answer::split;
+use super::message::{Fact, Hello, Message, ShardState};
+use super::placed::Route;
 use super::{Core, PING_MS, RECALL_MS, TICK_MS};
 use crate::transport::NodeId;
-
-/// An answer is awaited this long before a range is asked for again.
-const ASK_AGAIN_MS: Millis = 1_000;
-/// Wants in one request.
-const WANTS: usize = 1_024;
 
 impl Core {
     pub(super) fn connected(&mut self, now: Millis, peer: NodeId) {
@@ -30,7 +26,11 @@ impl Core {
         known.reset();
         known.connected = true;
         known.heard = self.elapsed;
+        self.forget_routes();
         self.introduce(peer);
+        if self.placement.regions().next().is_some() {
+            self.tell_records(peer);
+        }
         self.send(peer, &Message::Ping { sent: now });
         self.tell(peer, true);
         self.changed = true;
@@ -57,6 +57,7 @@ impl Core {
             known.reset();
         }
         self.receiving.retain(|_, receiving| receiving.from != peer);
+        self.forget_routes();
         self.changed = true;
     }
 
@@ -72,6 +73,12 @@ impl Core {
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
             Message::Vectors { number, whole, closed, shards } => {
                 self.vectors(peer, number, whole, closed, shards);
+            }
+            Message::Records(versions) => self.records(peer, versions),
+            Message::Record(record) => self.take_record(*record),
+            Message::Follow { shard, epoch } => self.answer_follow(peer, shard, epoch),
+            Message::Followed { shard, epoch, vector } => {
+                self.followed(peer, shard, epoch, vector);
             }
             Message::Request(wants) => self.answer(peer, wants),
             Message::Answered(wants) => self.answered(peer, wants),
@@ -111,7 +118,10 @@ impl Core {
         let first = whole && !known.compared;
         known.compared |= whole;
         let own = known.hello.as_ref().filter(|_| known.introduced).map(|hello| hello.origin);
-        if let Some(origin) = own.filter(|_| known.intact) {
+        let own = own.filter(|_| known.intact);
+        if let Some(origin) = own.filter(|_| self.counts_all(peer))
+            && let Some(known) = self.peers.get_mut(&peer)
+        {
             known.closes(closed, origin);
         }
         self.compare(peer, first, shards);
@@ -134,6 +144,7 @@ impl Core {
             known.hello = Some(hello);
             known.introduced = true;
         }
+        self.forget_routes();
         self.changed = true;
     }
 
@@ -142,6 +153,9 @@ impl Core {
             return;
         }
         for (shard, operations) in batches {
+            if !self.is_received(shard) {
+                continue;
+            }
             for bytes in operations {
                 let operation = Operation::decode(&bytes);
                 let Some(operation) = operation.ok().filter(|op| self.engine.belongs(shard, op))
@@ -224,30 +238,30 @@ impl Core {
     /// Ships what this step stamped, and passes on what came from other regions.
     pub(super) fn send_operations(&mut self) {
         let push = std::mem::take(&mut self.push);
-        if !push.is_empty() {
-            let (inside, outside) = self.targets();
-            self.ship(&inside, false, &push);
-            self.ship(&outside, true, &push);
-        }
+        let inside = self.by_route(&push, |route| &route.inside);
+        let outside = self.by_route(&push, |route| &route.outside);
         let pass_on = std::mem::take(&mut self.pass_on);
-        if !pass_on.is_empty() {
-            let (inside, _) = self.targets();
-            self.ship(&inside, false, &pass_on);
+        let passed = self.by_route(&pass_on, |route| &route.inside);
+        for (to, operations) in inside.into_iter().chain(passed) {
+            self.ship(&to, false, &operations);
+        }
+        for (to, operations) in outside {
+            self.ship(&to, true, &operations);
         }
     }
 
-    /// Connected peers of this region, and one of each other region.
-    fn targets(&self) -> (Vec<NodeId>, Vec<NodeId>) {
-        let mut inside = Vec::new();
-        let mut outside: BTreeMap<&str, NodeId> = BTreeMap::new();
-        for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.connected) {
-            if peer.region() == self.me.region {
-                inside.push(*id);
-            } else {
-                outside.entry(peer.region()).or_insert(*id);
-            }
+    /// Operations by where they go: shards with equal routes share their frames.
+    fn by_route(
+        &mut self,
+        operations: &BTreeMap<ShardId, Vec<Bytes>>,
+        to: impl Fn(&Route) -> &Vec<NodeId>,
+    ) -> BTreeMap<Vec<NodeId>, BTreeMap<ShardId, Vec<Bytes>>> {
+        let mut routes: BTreeMap<Vec<NodeId>, BTreeMap<ShardId, Vec<Bytes>>> = BTreeMap::new();
+        for (shard, bytes) in operations {
+            let nodes = to(self.route(*shard)).clone();
+            routes.entry(nodes).or_default().insert(*shard, bytes.clone());
         }
-        (inside, outside.into_values().collect())
+        routes
     }
 
     fn ship(&mut self, to: &[NodeId], relay: bool, operations: &BTreeMap<ShardId, Vec<Bytes>>) {
@@ -301,10 +315,14 @@ impl Core {
                 }
             }
             // Now and then everything is told again: whatever was dropped is noticed.
+            if ping && self.placement.regions().next().is_some() {
+                self.tell_records(peer);
+            }
             self.tell(peer, ping);
             self.ask_gaps(peer);
             self.ask_damaged(peer);
         }
+        self.tick_placement();
         self.close_clocks();
         if ping {
             self.keep_closed();
@@ -331,11 +349,14 @@ impl Core {
             };
             !peer.vectors.iter().any(lacks)
         });
-        self.ready = (all && recalled) || self.elapsed >= self.started + RECALL_MS;
+        let waited = self.elapsed >= self.started + RECALL_MS;
+        self.ready = ((all && recalled) || waited) && self.unplaced().is_none();
     }
 
     /// Tells a peer what changed here since it was last told, or all.
     fn tell(&mut self, peer: NodeId, whole: bool) {
+        let told = self.engine.shards().filter(|shard| self.is_told(peer, *shard));
+        let told: Vec<ShardId> = told.collect();
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if whole {
             known.told.clear();
@@ -343,7 +364,7 @@ impl Core {
         let number = known.tell_number;
         known.tell_number += 1;
         let mut shards = Vec::new();
-        for shard in self.engine.shards().collect::<Vec<_>>() {
+        for shard in told {
             let (vector, digest) = (self.engine.vector(shard), self.engine.digest(shard).0);
             let now = (vector.clone(), digest);
             if known.told.get(&shard) != Some(&now) {
@@ -363,6 +384,9 @@ impl Core {
         }
         let mut wants = Vec::new();
         for state in shards {
+            if !self.is_received(state.shard) {
+                continue;
+            }
             let own = self.engine.vector(state.shard);
             let lacks = state.vector.iter().filter(|(o, seq)| own.sequence(*o) < *seq);
             let lacks: Vec<(Origin, u64)> = lacks.collect();
@@ -394,106 +418,4 @@ impl Core {
         }
         self.ask(peer, &open);
     }
-
-    /// Asks on for what a peer is still known to have, once an answer is whole: one request is
-    /// under way at a time. An answer that brought nothing new is not asked for again at once.
-    fn answered(&mut self, peer: NodeId, wants: Vec<Want>) {
-        let engine = &self.engine;
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        let came =
-            |want: &Want| engine.sequence(want.shard, want.from.origin) >= want.from.sequence;
-        if !wants.iter().any(came) {
-            return;
-        }
-        for want in &wants {
-            known.asked.remove(&(want.shard, want.from.origin));
-        }
-        let lacking = known.vectors.iter().flat_map(|(shard, vector)| {
-            let each = vector.iter().map(|(origin, sequence)| (*shard, origin, sequence));
-            each.filter(|(shard, origin, seq)| engine.sequence(*shard, *origin) < *seq)
-        });
-        let wants: Vec<_> = lacking.map(|(shard, origin, _)| (shard, origin)).collect();
-        self.ask(peer, &wants);
-    }
-
-    fn ask(&mut self, peer: NodeId, wants: &[(ShardId, Origin)]) {
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        let mut request = Vec::new();
-        for (shard, origin) in wants {
-            let pending =
-                known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > self.elapsed);
-            let transfer = self.receiving.contains_key(shard);
-            if !pending && !transfer {
-                known.asked.insert((*shard, *origin), self.elapsed + ASK_AGAIN_MS);
-                let sequence = self.engine.sequence(*shard, *origin) + 1;
-                request.push(Want { shard: *shard, from: Dot { origin: *origin, sequence } });
-            }
-        }
-        for wants in request.chunks(WANTS) {
-            self.send(peer, &Message::Request(wants.to_vec()));
-        }
-    }
-
-    /// Answers from the log, every shard with a share. Operations come in the log's order: were
-    /// they sent origin by origin, one that fills the answer and waits for another would keep
-    /// the other from ever being sent.
-    fn answer(&mut self, peer: NodeId, wants: Vec<Want>) {
-        let mut by_shard: BTreeMap<ShardId, Vec<(Origin, u64)>> = BTreeMap::new();
-        for Want { shard, from: Dot { origin, sequence } } in wants.into_iter().take(WANTS) {
-            if sequence > 0 && sequence <= self.engine.sequence(shard, origin) {
-                by_shard.entry(shard).or_default().push((origin, sequence));
-            }
-        }
-        let share = self.bounds.answer / by_shard.len().max(1);
-        let (mut batches, mut answered) = (Vec::new(), Vec::new());
-        for (shard, mut wanted) in by_shard {
-            let asked = wanted.len();
-            wanted.retain(|(origin, from)| self.engine.holds(shard, *origin, *from));
-            match self.engine.operations_of(shard, &wanted, share) {
-                Ok(operations) if wanted.len() == asked => batches.push((shard, operations)),
-                Ok(operations) => {
-                    batches.push((shard, operations));
-                    self.send(peer, &Message::Trimmed(shard));
-                }
-                Err(_) => self.send(peer, &Message::Trimmed(shard)),
-            }
-            let want = |(origin, sequence)| Want { shard, from: Dot { origin, sequence } };
-            answered.extend(wanted.into_iter().map(want));
-        }
-        for message in split(batches, self.bounds.message, false, true) {
-            self.send(peer, &message);
-        }
-        if !answered.is_empty() {
-            self.send(peer, &Message::Answered(answered));
-        }
-    }
-}
-
-/// Messages of about `bound` bytes each.
-fn split(
-    batches: impl IntoIterator<Item = (ShardId, Vec<Bytes>)>,
-    bound: usize,
-    relay: bool,
-    answer: bool,
-) -> Vec<Message> {
-    let mut messages = Vec::new();
-    let mut current: Vec<(ShardId, Vec<Bytes>)> = Vec::new();
-    let mut size = 0;
-    for (shard, operations) in batches {
-        current.push((shard, Vec::new()));
-        for bytes in operations {
-            size += bytes.len() + 8;
-            current.last_mut().expect("just pushed").1.push(bytes);
-            if size >= bound {
-                let batches = std::mem::replace(&mut current, vec![(shard, Vec::new())]);
-                messages.push(Message::Operations { relay, answer, batches });
-                size = 0;
-            }
-        }
-    }
-    current.retain(|(_, operations)| !operations.is_empty());
-    if !current.is_empty() {
-        messages.push(Message::Operations { relay, answer, batches: current });
-    }
-    messages
 }

@@ -36,6 +36,7 @@ impl Core {
     }
 
     fn accept(&mut self, now: Millis, change: &Change) -> Result<Written, Refusal> {
+        self.serves(self.engine.shard_of(&change.key))?;
         let damaged = |_| Refusal::Quarantined;
         let existed = {
             let entity = self.engine.entity(&change.key).map_err(damaged)?;
@@ -111,7 +112,8 @@ impl Core {
             let Ok(entity) = self.engine.entity(&key) else { continue };
             let due = entity.expires_at().unwrap_or(now);
             let own = entity.expiry_origin() == Some(self.me.origin);
-            let refused = self.disk_full().is_some() || self.clock_skew().is_some();
+            let here = self.serves(self.engine.shard_of(&key)).is_ok();
+            let refused = !here || self.disk_full().is_some() || self.clock_skew().is_some();
             if refused || !(own || now > due + SWEEP_GRACE_MS) {
                 continue;
             }

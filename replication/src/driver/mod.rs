@@ -32,8 +32,9 @@ use atoll_store::entity::Image;
 use atoll_store::name::EntityKey;
 use atoll_store::reader::Reader;
 
-use crate::core::{Bounds, Identity, ShardStatus, Status, Written};
-use crate::transport::{Arrival, Transport};
+use crate::core::{Bounds, Event, Identity, ShardStatus, Status, Written};
+use crate::placement::RegionPlacement;
+use crate::transport::{Arrival, NodeId, Transport};
 use release::{Release, Released};
 pub use stepped::{Stepped, Turned};
 use turn::{Request, Turn};
@@ -67,6 +68,9 @@ impl Clock for SystemClock {
 pub trait Observer: Send + Sync {
     /// Changes, in the order of the journal.
     fn committed(&self, changes: &[Changed]);
+    /// Hash slots that this node has caught up with, with the epoch of each one's set; told again
+    /// until a record answers it.
+    fn caught_up(&self, slots: &[(u16, u64)]);
     /// The node's view of the cluster.
     fn status(&self, status: Status);
 }
@@ -120,6 +124,16 @@ impl Replica {
         if self.requests.send(Request::Stop(answer)).await.is_ok() {
             let _ = done.await;
         }
+    }
+
+    /// Tells the core what a region's council recorded. `false`: too much waits, tell it again.
+    pub fn place(&self, record: RegionPlacement) -> bool {
+        self.requests.try_send(Request::Told(Event::Placed(Box::new(record)))).is_ok()
+    }
+
+    /// Tells the core that a node is gone for good. `false`: too much waits, tell it again.
+    pub fn forget(&self, node: NodeId) -> bool {
+        self.requests.try_send(Request::Told(Event::Forgotten(node))).is_ok()
     }
 
     /// When the loop last turned, by the driver's clock.

@@ -37,6 +37,7 @@ pub(super) struct Released {
     pub(super) sends: Vec<(NodeId, Class, Bytes)>,
     pub(super) replies: Vec<(Responder, Reply)>,
     pub(super) rejects: Vec<(NodeId, &'static str)>,
+    pub(super) caught_up: Vec<(u16, u64)>,
     pub(super) status: Option<Status>,
     pub(super) stopped: Vec<oneshot::Sender<()>>,
 }
@@ -83,6 +84,9 @@ impl Release {
             }
             for (responder, reply) in step.replies {
                 respond(responder, reply);
+            }
+            if !step.caught_up.is_empty() {
+                self.observer.caught_up(&step.caught_up);
             }
             if let Some(status) = step.status {
                 self.observer.status(status);

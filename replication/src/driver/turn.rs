@@ -35,6 +35,8 @@ pub(super) enum Request {
     Write(Vec<Change>, oneshot::Sender<Vec<Result<Written, Refusal>>>),
     Load(EntityKey, oneshot::Sender<Result<Arc<Image>, Quarantined>>),
     Digests(oneshot::Sender<Vec<ShardStatus>>),
+    /// What the cluster decided: answered by nothing but its effects.
+    Told(Event),
     Stop(oneshot::Sender<()>),
 }
 
@@ -127,6 +129,7 @@ impl Turn {
             Request::Write(changes, to) => (Event::Write(ticket, changes), Responder::Write(to)),
             Request::Load(key, to) => (Event::Load(ticket, key), Responder::Load(to)),
             Request::Digests(to) => (Event::Digests(ticket), Responder::Digests(to)),
+            Request::Told(event) => return events.push(event),
             Request::Stop(to) => {
                 self.stopped.push(to);
                 self.has_stopped = true;
@@ -153,6 +156,7 @@ impl Turn {
             sends: effects.sends,
             replies: replies.filter_map(|(t, reply)| Some((pending.remove(&t)?, reply))).collect(),
             rejects: effects.rejects,
+            caught_up: effects.caught_up,
             status: effects.status,
             stopped: std::mem::take(&mut self.stopped),
         };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_replication::core::{Bounds, Core, Effects, Event, Identity, Reply, Status, Ticket};
+use atoll_replication::placement::{RegionPlacement, Replicas, Seat, Version};
 use atoll_replication::transport::{Class, NodeId};
 use atoll_store::backend::memory::Memory;
 use atoll_store::backend::{Backend, Write};
@@ -72,6 +73,22 @@ pub fn identity(number: u8, region: &str, origin: u64) -> Identity {
     }
 }
 
+/// A record of a region's one slot: who holds it, and who will; its version is also the set's
+/// epoch.
+pub fn record(region: &str, number: u64, current: &[u8], next: Option<&[u8]>) -> RegionPlacement {
+    let set = |numbers: &[u8]| numbers.iter().map(|number| node_id(*number)).collect();
+    let replicas = Replicas { epoch: number, current: set(current), next: next.map(set) };
+    let seat = |node| (node, Seat { name: "n".to_owned(), zone: "z".to_owned() });
+    RegionPlacement {
+        region: region.to_owned(),
+        council: 1,
+        version: Version { epoch: 1, number },
+        factor: 3,
+        nodes: replicas.all().map(seat).collect(),
+        slots: vec![replicas],
+    }
+}
+
 /// A step whose effects wait for their commit.
 struct Held {
     number: u64,
@@ -84,6 +101,7 @@ pub struct Released {
     pub sends: Vec<(NodeId, Class, Bytes)>,
     pub replies: Vec<(Ticket, Reply)>,
     pub rejects: Vec<(NodeId, &'static str)>,
+    pub caught_up: Vec<(u16, u64)>,
     pub status: Option<Status>,
 }
 
@@ -119,10 +137,10 @@ impl Node {
 
     /// One step, queued for the committer.
     pub fn step(&mut self, now: Millis, events: Vec<Event>) {
-        let Effects { mut staged, loaded: _, sends, replies, rejects, status } =
-            self.core.step(now, events);
+        let effects = self.core.step(now, events);
+        let Effects { mut staged, loaded: _, sends, replies, rejects, caught_up, status } = effects;
         self.steps += 1;
-        let released = Released { sends, replies, rejects, status };
+        let released = Released { sends, replies, rejects, caught_up, status };
         let held = Held { number: self.steps, released };
         self.queued.push_back((std::mem::take(&mut staged.batch), held));
     }
@@ -158,6 +176,7 @@ impl Node {
             all.sends.extend(released.sends);
             all.replies.extend(released.replies);
             all.rejects.extend(released.rejects);
+            all.caught_up.extend(released.caught_up);
             all.status = released.status.or(all.status);
         }
         all

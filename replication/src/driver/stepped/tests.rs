@@ -60,6 +60,8 @@ impl Observer for Notes {
         self.left.lock().unwrap().push(Left::Committed(changes.iter().map(shown).collect()));
     }
 
+    fn caught_up(&self, _: &[(u16, u64)]) {}
+
     fn status(&self, _: Status) {}
 }
 

@@ -1,0 +1,366 @@
+//! Who holds what: routes by the recorded placement, copies that catch up, copies given up.
+//!
+//! ```text
+//! next ── catches up: asks replicas for their vectors at the new record ── caught up ── current
+//! current ── no longer recorded ── every replica of the region has it all ── given up
+//! ```
+//!
+//! Invariants:
+//! 1. The newest record of each region is kept on disk, and told to every peer that has an older.
+//! 2. (R12) A joining replica has caught up when it covers the vectors of so many current ones
+//!    that no majority of them lacks all of these, each told after its node knew of the move.
+//! 3. A copy is given up only when every recorded replica of the region is known to have what it
+//!    has, durably; and its author's sequences there are not issued again.
+//! 4. A region without a record has no council yet: all its nodes hold everything.
+//!
+//! Left out: deciding, which is the council's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_store::command::Refusal;
+use atoll_store::dot::VersionVector;
+use atoll_store::shard::ShardId;
+
+use super::Core;
+use super::message::Message;
+use crate::placement::{RegionPlacement, Replicas, Version};
+use crate::transport::NodeId;
+
+/// In a cluster of so many nodes each is connected to every other; in a larger one to two
+/// replicas of each of its shards in each other region.
+const FULL_MESH: usize = 32;
+const REMOTE_REPLICAS: usize = 2;
+
+/// Where a shard's operations go.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Route {
+    /// Connected replicas of this region.
+    pub(super) inside: Vec<NodeId>,
+    /// One connected replica of each other region.
+    pub(super) outside: Vec<NodeId>,
+    /// All other nodes that must have an operation before it is trimmed.
+    pub(super) holders: Vec<NodeId>,
+}
+
+/// What a core keeps about placement.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    /// By shard, until a peer or a record changes.
+    routes: BTreeMap<ShardId, Route>,
+    /// What replicas had at the record of a move: by shard and its epoch.
+    followed: BTreeMap<(ShardId, u64), BTreeMap<NodeId, VersionVector>>,
+    /// Shards that this node has caught up with, at the epoch of their set.
+    caught_up: BTreeSet<(ShardId, u64)>,
+    /// This start's sequence in shards that were given up.
+    floors: BTreeMap<ShardId, u64>,
+    /// The record of this region since which this node receives what it receives.
+    receiving_since: Version,
+}
+
+impl Placed {
+    /// Where a shard's operations go, if that was looked up.
+    pub(super) fn known_route(&self, shard: ShardId) -> Option<&Route> {
+        self.routes.get(&shard)
+    }
+}
+
+impl Core {
+    /// Takes a record, if it is newer than the one known.
+    pub(super) fn take_record(&mut self, record: RegionPlacement) {
+        if record.slots.len() != usize::from(self.engine.slots()) {
+            tracing::error!(region = %record.region, "a record with other hash slots is ignored");
+            return;
+        }
+        let (region, own) = (record.region.clone(), record.region == self.me.region);
+        let before = if own { self.own_slots() } else { BTreeSet::new() };
+        let version = record.version;
+        let body = postcard::to_stdvec(&record).expect("a record encodes to memory");
+        if !self.placement.take(record) {
+            return;
+        }
+        self.engine.put_note(&format!("placement/{region}"), &body);
+        self.forget_routes();
+        if own && !self.own_slots().is_subset(&before) {
+            // Clocks that were closed with fewer shards say nothing of the others.
+            self.placed.receiving_since = version;
+            self.closed.clear();
+            self.peers.values_mut().for_each(|peer| peer.closed = None);
+        }
+        if own {
+            self.keep_moves();
+        }
+        self.changed = true;
+        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
+        for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.tell_records(peer);
+        }
+    }
+
+    /// Slots that this node receives by the record of its region.
+    fn own_slots(&self) -> BTreeSet<usize> {
+        let Some(record) = self.placement.region(&self.me.region) else {
+            return BTreeSet::new();
+        };
+        let slots = record.slots.iter().enumerate();
+        slots.filter(|(_, set)| set.receives(self.me.node)).map(|(slot, _)| slot).collect()
+    }
+
+    /// Forgets what belongs to moves that are over.
+    fn keep_moves(&mut self) {
+        let Some(record) = self.placement.region(&self.me.region) else { return };
+        let open = |(shard, epoch): &(ShardId, u64)| {
+            let set = record.slots.get(usize::from(shard.slot));
+            set.is_some_and(|set| set.epoch == *epoch && set.next.is_some())
+        };
+        self.placed.followed.retain(|key, _| open(key));
+        self.placed.caught_up.retain(open);
+    }
+
+    /// Tells a peer which records are known here: it sends newer ones, and is sent newer ones.
+    pub(super) fn tell_records(&mut self, peer: NodeId) {
+        let versions = self.placement.regions().map(|r| (r.region.clone(), r.version));
+        let versions: Vec<(String, Version)> = versions.collect();
+        self.send(peer, &Message::Records(versions));
+    }
+
+    /// A peer's records: sends it what it lacks.
+    pub(super) fn records(&mut self, peer: NodeId, theirs: Vec<(String, Version)>) {
+        let theirs: BTreeMap<String, Version> = theirs.into_iter().collect();
+        let newer = |known: &&RegionPlacement| {
+            theirs.get(&known.region).is_none_or(|version| *version < known.version)
+        };
+        let newer: Vec<RegionPlacement> = self.placement.regions().filter(newer).cloned().collect();
+        let behind = theirs.iter().any(|(region, version)| {
+            self.placement.region(region).is_none_or(|known| known.version < *version)
+        });
+        for record in newer {
+            self.send(peer, &Message::Record(Box::new(record)));
+        }
+        if behind {
+            self.tell_records(peer);
+        }
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.records = theirs;
+        }
+    }
+
+    /// Whether a peer's word on what it closed counts the shards that this node receives.
+    pub(super) fn counts_all(&self, peer: NodeId) -> bool {
+        let since = self.placed.receiving_since;
+        let known = self.peers.get(&peer).and_then(|peer| peer.records.get(&self.me.region));
+        since == Version::default() || known.is_some_and(|version| *version >= since)
+    }
+
+    fn own_replicas(&self, shard: ShardId) -> Option<&Replicas> {
+        self.placement.replicas(&self.me.region, shard.slot)
+    }
+
+    /// Whether this node is to receive a shard's operations.
+    pub(super) fn is_received(&self, shard: ShardId) -> bool {
+        let mine = self.own_replicas(shard).is_none_or(|set| set.receives(self.me.node));
+        mine && self.engine.is_swept(shard)
+    }
+
+    /// Whether this node may serve a shard: it has caught up, and issues no sequence again.
+    pub(super) fn serves(&self, shard: ShardId) -> Result<(), Refusal> {
+        let Some(set) = self.own_replicas(shard) else { return Ok(()) };
+        let floor = self.placed.floors.get(&shard).copied().unwrap_or(0);
+        let issued = self.engine.sequence(shard, self.me.origin);
+        if set.counts(self.me.node) && issued >= floor { Ok(()) } else { Err(Refusal::Elsewhere) }
+    }
+
+    /// Whether a peer is to be told of a shard: it receives it, or has some of it.
+    pub(super) fn is_told(&self, peer: NodeId, shard: ShardId) -> bool {
+        let Some(known) = self.peers.get(&peer) else { return false };
+        let set = self.placement.replicas(known.region(), shard.slot);
+        set.is_none_or(|set| set.receives(peer)) || known.vectors.contains_key(&shard)
+    }
+
+    pub(super) fn forget_routes(&mut self) {
+        self.placed.routes.clear();
+    }
+
+    /// Where a shard's operations go.
+    pub(super) fn route(&mut self, shard: ShardId) -> &Route {
+        if !self.placed.routes.contains_key(&shard) {
+            let route = self.find_route(shard);
+            self.placed.routes.insert(shard, route);
+        }
+        &self.placed.routes[&shard]
+    }
+
+    fn find_route(&self, shard: ShardId) -> Route {
+        let mut route = Route::default();
+        let mut outside: BTreeMap<&str, NodeId> = BTreeMap::new();
+        for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.connected) {
+            let set = self.placement.replicas(peer.region(), shard.slot);
+            if !set.is_none_or(|set| set.receives(*id)) {
+                continue;
+            }
+            if peer.region() == self.me.region {
+                route.inside.push(*id);
+            } else {
+                let nearest = outside.entry(peer.region()).or_insert(*id);
+                *nearest = self.nearer(*nearest, *id);
+            }
+        }
+        route.outside = outside.into_values().collect();
+        route.holders = self.holders(shard);
+        route
+    }
+
+    /// The one of two nodes that this node prefers: others prefer others.
+    fn nearer(&self, one: NodeId, other: NodeId) -> NodeId {
+        std::cmp::min_by_key(one, other, |node| distance(self.me.node, *node))
+    }
+
+    /// Other nodes that are replicas of a shard, dead or alive: recorded ones, and in a region
+    /// without a record every node that was ever heard of.
+    fn holders(&self, shard: ShardId) -> Vec<NodeId> {
+        let unrecorded = |region: &str| self.placement.region(region).is_none();
+        let facts = self.facts.values().filter(|fact| unrecorded(&fact.region));
+        let peers = self.peers.iter().filter(|(_, peer)| unrecorded(peer.region()));
+        let recorded =
+            self.placement.regions().filter_map(|record| record.slots.get(usize::from(shard.slot)));
+        let mut holders: BTreeSet<NodeId> = recorded.flat_map(Replicas::all).collect();
+        holders.extend(facts.map(|fact| fact.node));
+        holders.extend(peers.map(|(id, _)| *id));
+        holders.remove(&self.me.node);
+        holders.into_iter().collect()
+    }
+
+    /// Nodes of other regions that this node should be connected to.
+    pub(super) fn wanted(&self) -> BTreeSet<NodeId> {
+        let nodes: usize = self.placement.regions().map(|record| record.nodes.len()).sum();
+        let others = self.placement.regions().filter(|record| record.region != self.me.region);
+        if nodes <= FULL_MESH {
+            return others.flat_map(|record| record.nodes.keys().copied()).collect();
+        }
+        let mine = self.own_slots();
+        let mut wanted = BTreeSet::new();
+        for set in others.flat_map(|record| mine.iter().filter_map(|slot| record.slots.get(*slot)))
+        {
+            let mut replicas: Vec<NodeId> = set.all().collect();
+            replicas.sort_by_key(|node| distance(self.me.node, *node));
+            wanted.extend(replicas.into_iter().take(REMOTE_REPLICAS));
+        }
+        wanted
+    }
+
+    /// Goes on with moves of this node's replicas; at every tick.
+    pub(super) fn tick_placement(&mut self) {
+        let Some(record) = self.placement.region(&self.me.region) else { return };
+        let joining: Vec<(ShardId, Replicas)> = record
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, set)| set.receives(self.me.node) && !set.counts(self.me.node))
+            .map(|(slot, set)| (ShardId { placement: 0, slot: slot as u16 }, set.clone()))
+            .collect();
+        for (shard, set) in joining {
+            self.follow(shard, &set);
+        }
+        self.give_up();
+    }
+
+    /// Asks replicas what they have, and looks whether that is here.
+    fn follow(&mut self, shard: ShardId, set: &Replicas) {
+        if !self.engine.is_swept(shard) {
+            return;
+        }
+        let key = (shard, set.epoch);
+        let answers = self.placed.followed.get(&key);
+        let here = self.engine.vector(shard);
+        let covered = |node: &&NodeId| {
+            answers.and_then(|known| known.get(*node)).is_some_and(|theirs| here.contains(theirs))
+        };
+        // As many as every majority shares a member with: half of them, rounded up.
+        let enough = set.current.len().div_ceil(2);
+        if set.current.iter().filter(covered).count() >= enough
+            || self.placed.caught_up.contains(&key)
+        {
+            self.placed.caught_up.insert(key);
+            self.out.caught_up.push((shard.slot, set.epoch));
+            return;
+        }
+        for node in set.current.iter().copied() {
+            if self.peers.get(&node).is_some_and(|peer| peer.connected) {
+                self.send(node, &Message::Follow { shard, epoch: set.epoch });
+            }
+        }
+    }
+
+    /// A joining replica asks: what it is told covers what was accepted before the move was known
+    /// here; what comes after goes to it, too.
+    pub(super) fn answer_follow(&mut self, peer: NodeId, shard: ShardId, epoch: u64) {
+        let known = self.own_replicas(shard).is_some_and(|set| set.epoch >= epoch);
+        if known && self.serves(shard).is_ok() {
+            let vector = self.engine.vector(shard);
+            self.send(peer, &Message::Followed { shard, epoch, vector });
+        }
+    }
+
+    pub(super) fn followed(
+        &mut self,
+        peer: NodeId,
+        shard: ShardId,
+        epoch: u64,
+        vector: VersionVector,
+    ) {
+        let current = self.own_replicas(shard).filter(|set| set.epoch == epoch);
+        if current.is_some_and(|set| set.counts(peer)) {
+            self.placed.followed.entry((shard, epoch)).or_default().insert(peer, vector);
+        }
+    }
+
+    /// Gives up copies that are no longer recorded here, where the recorded replicas have it all.
+    fn give_up(&mut self) {
+        let gone = |shard: &ShardId| {
+            let set = self.own_replicas(*shard);
+            set.is_some_and(|set| !set.receives(self.me.node) && self.has_all(set, *shard))
+        };
+        for shard in self.engine.shards().filter(gone).collect::<Vec<_>>() {
+            let issued = self.engine.sequence(shard, self.me.origin);
+            let floor = self.placed.floors.entry(shard).or_default();
+            *floor = (*floor).max(issued);
+            if let Some(waiting) = self.waiting.remove(&shard) {
+                let bytes: usize = waiting.values().map(|(_, bytes)| bytes.len() + 256).sum();
+                self.waiting_bytes -= bytes;
+            }
+            self.receiving.remove(&shard);
+            for peer in self.peers.values_mut() {
+                peer.forget_shard(shard);
+            }
+            tracing::info!(%shard, "given up: the recorded replicas have it");
+            self.engine.discard(shard);
+        }
+    }
+
+    /// Whether every recorded replica has what this copy has.
+    fn has_all(&self, set: &Replicas, shard: ShardId) -> bool {
+        let here = self.engine.vector(shard);
+        let has = |node: &NodeId| {
+            let theirs = self.peers.get(node).and_then(|peer| peer.vectors.get(&shard));
+            theirs.is_some_and(|theirs| theirs.contains(&here))
+        };
+        set.next.is_none() && !set.current.is_empty() && set.current.iter().all(has)
+    }
+
+    /// Why this node's place keeps it from being ready.
+    pub(super) fn unplaced(&self) -> Option<String> {
+        let record = self.placement.region(&self.me.region)?;
+        if !record.nodes.contains_key(&self.me.node) {
+            return Some("the region's council has not admitted this node yet".to_owned());
+        }
+        let joins = |set: &&Replicas| set.receives(self.me.node) && !set.counts(self.me.node);
+        match record.slots.iter().filter(joins).count() {
+            0 => None,
+            count => Some(format!("{count} replicas are catching up")),
+        }
+    }
+}
+
+/// How far two nodes are apart, by their ids alone.
+fn distance(one: NodeId, other: NodeId) -> [u8; 16] {
+    std::array::from_fn(|at| one.0[at] ^ other.0[at])
+}
