@@ -41,7 +41,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let (arrivals, arrived) = mpsc::channel(ARRIVALS);
     let mut network = quic::Config::new(config.replication.listen, identity);
     network.peers = config.replication.seeds.clone();
-    let quic = Quic::start(network, arrivals)
+    let quic = Quic::start(network, arrivals.into())
         .with_context(|| format!("replication.listen {}", config.replication.listen))?;
     let settings = settings(&config);
     let transport = Arc::new(quic.clone());

@@ -28,7 +28,7 @@ impl Node {
         config.keep_alive_ms = 200;
         config.idle_timeout_ms = 1000;
         let (sender, arrivals) = mpsc::channel(100);
-        Node { quic: Quic::start(config, sender).expect("started"), arrivals }
+        Node { quic: Quic::start(config, sender.into()).expect("started"), arrivals }
     }
 
     async fn until(&mut self, wanted: impl Fn(&Arrival) -> bool) -> Arrival {

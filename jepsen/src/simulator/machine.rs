@@ -43,6 +43,15 @@ impl Transport for Outbox {
         true
     }
 
+    /// The core of replication sends none.
+    fn datagram(&self, _: NodeId, _: Bytes) -> bool {
+        false
+    }
+
+    fn received(&self, _: NodeId) -> Option<u64> {
+        None
+    }
+
     fn reject(&self, peer: NodeId, why: &'static str) {
         self.rejected.lock().expect("nothing panics under it").push((peer, why));
     }

@@ -25,7 +25,7 @@ use atoll_store::name::EntityKey;
 use super::Clock;
 use super::release::{Released, Responder};
 use crate::core::{Bounds, Core, Event, Identity, ShardStatus, Ticket, Written};
-use crate::transport::{Arrival, Transport};
+use crate::transport::{Arrival, Class, Transport};
 
 /// Between looks at the disk's free space.
 const SPACE_EVERY_MS: Millis = 500;
@@ -118,7 +118,7 @@ impl Turn {
         for request in requests {
             self.accept(request, &mut events);
         }
-        events.extend(arrivals.into_iter().map(event_of));
+        events.extend(arrivals.into_iter().filter_map(event_of));
         self.take(events)
     }
 
@@ -180,12 +180,14 @@ fn is_due(now: Millis, next: Millis) -> bool {
     now >= next || next - now > SPACE_EVERY_MS
 }
 
-fn event_of(arrival: Arrival) -> Event {
-    match arrival {
+/// What an arrival is to the core; `None`: not for it.
+fn event_of(arrival: Arrival) -> Option<Event> {
+    Some(match arrival {
+        Arrival::Received { class: Class::Cluster, .. } | Arrival::Datagram { .. } => return None,
         Arrival::Connected { peer, .. } => Event::Connected(peer),
         Arrival::Disconnected { peer } => Event::Disconnected(peer),
         Arrival::Received { peer, frame, .. } => Event::Received(peer, frame),
-    }
+    })
 }
 
 #[cfg(test)]

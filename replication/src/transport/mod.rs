@@ -1,16 +1,18 @@
 //! The seam between what nodes say to each other and how it travels.
 //!
-//! A driver hands frames (opaque bytes) to a [`Transport`] and receives [`Arrival`]s. Real nodes
-//! use [`quic`]; tests and the simulator use [`memory`], which needs no runtime and no clock.
+//! A driver hands frames (opaque bytes) and datagrams to a [`Transport`] and receives [`Arrival`]s.
+//! Real nodes use [`quic`]; tests and the simulator use [`memory`], which needs no runtime and no
+//! clock.
 //!
 //! Invariants:
 //!
 //! 1. A peer is named by its key: [`NodeId`] is derived from the certificate that the handshake
 //!    verified, never from an address or from what a frame claims.
 //! 2. There is at most one live connection a pair of nodes. For each peer the arrivals read
-//!    `Connected (Received)* Disconnected`, and again from the start.
+//!    `Connected (Received | Datagram)* Disconnected`, and again from the start.
 //! 3. Within one connection and class frames arrive in the order sent, each once. Across classes,
-//!    and across a reconnection, there is no order, and frames may be missing.
+//!    and across a reconnection, there is no order, and frames may be missing. Datagrams have no
+//!    order at all, and may be missing or doubled.
 //! 4. Memory is bounded: a full queue drops the frame and says so; a slow receiver slows the
 //!    sender, and nobody else.
 //!
@@ -108,7 +110,9 @@ impl<'de> Deserialize<'de> for NodeId {
 /// others; declared from the most to the least urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Small and urgent: membership, vectors, votes, heartbeats.
+    /// What keeps the cluster together: relayed membership, votes, records of placement.
+    Cluster,
+    /// Small and urgent: vectors, acknowledgements, heartbeats.
     Control,
     /// Operations of replicated entities, as they happen.
     Operations,
@@ -120,7 +124,8 @@ pub enum Class {
 
 impl Class {
     /// All classes, the most urgent first.
-    pub const ALL: [Self; 4] = [Self::Control, Self::Operations, Self::Commands, Self::Bulk];
+    pub const ALL: [Self; 5] =
+        [Self::Cluster, Self::Control, Self::Operations, Self::Commands, Self::Bulk];
 
     /// Dense from 0, the most urgent first; also the byte that opens a stream.
     pub const fn index(self) -> usize {
@@ -135,6 +140,7 @@ impl Class {
     /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Cluster => "cluster",
             Self::Control => "control",
             Self::Operations => "operations",
             Self::Commands => "commands",
@@ -143,11 +149,22 @@ impl Class {
     }
 }
 
+/// The longest datagram, bytes: it fits into one packet on every path that QUIC runs on.
+pub const DATAGRAM_BYTES: usize = 1_100;
+
 /// Carries frames to other nodes. Never blocks and never waits.
 pub trait Transport: Send + Sync {
     /// Queues a frame. `false`: dropped, because the peer is not connected, its queue of this
     /// class is full, or the frame is larger than the transport carries. Sync repairs it.
     fn send(&self, to: NodeId, class: Class, frame: Bytes) -> bool;
+
+    /// Sends at most [`DATAGRAM_BYTES`] past all streams, at most once, and repeats nothing.
+    /// `false`: dropped, because the peer is not connected, or it is longer.
+    fn datagram(&self, to: NodeId, bytes: Bytes) -> bool;
+
+    /// How much has come from a connected peer since it connected, as a count that rises with
+    /// whatever comes: a sign of life. It starts again with every connection.
+    fn received(&self, peer: NodeId) -> Option<u64>;
 
     /// The peer broke the protocol: closes its connection and counts it under `why`. The peer may
     /// connect again, after a back-off if it is this node that dials.
@@ -181,6 +198,21 @@ pub enum Arrival {
         /// Its bytes; not yet validated in any way.
         frame: Bytes,
     },
+    /// A datagram, whole, as it was given to the peer's `datagram`.
+    Datagram {
+        /// Who sent it, as verified by the handshake.
+        peer: NodeId,
+        /// Its bytes; not yet validated in any way.
+        bytes: Bytes,
+    },
+}
+
+impl Arrival {
+    /// Whether it concerns the cluster's own upkeep and not the replication of entities;
+    /// connections concern both.
+    pub fn is_for_cluster(&self) -> bool {
+        matches!(self, Self::Received { class: Class::Cluster, .. } | Self::Datagram { .. })
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +250,6 @@ mod tests {
             assert_eq!(Class::from_byte(byte), Some(class));
             assert_eq!(class.index(), usize::from(byte));
         }
-        assert_eq!(Class::from_byte(4), None);
+        assert_eq!(Class::from_byte(5), None);
     }
 }

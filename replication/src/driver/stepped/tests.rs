@@ -41,6 +41,14 @@ impl Transport for Notes {
         true
     }
 
+    fn datagram(&self, _: NodeId, _: Bytes) -> bool {
+        false
+    }
+
+    fn received(&self, _: NodeId) -> Option<u64> {
+        None
+    }
+
     fn reject(&self, _: NodeId, _: &'static str) {}
 
     fn round_trip(&self, _: NodeId) -> Option<Duration> {

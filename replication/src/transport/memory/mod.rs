@@ -7,8 +7,9 @@
 //! Invariants:
 //!
 //! 1. The same seed and the same calls give the same arrivals in the same order.
-//! 2. For each ordered pair of nodes the arrivals read `Connected (Received)* Disconnected`, and
-//!    again from the start; a frame sent in one connection never arrives in the next.
+//! 2. For each ordered pair of nodes the arrivals read `Connected (Received | Datagram)*
+//!    Disconnected`, and again from the start; what is sent in one connection never arrives in the
+//!    next.
 //! 3. Without loss, duplication, reordering and cuts, frames of one link and class arrive in the
 //!    order sent, each once.
 //!
@@ -16,7 +17,8 @@
 //! overtaken, as overflowing queues and reconnections do to the real one. What is sent into a cut
 //! is lost at once, though QUIC would retransmit after a short one.
 //!
-//! Left out: bandwidth, bounded queues, priorities between classes, certificates.
+//! Left out: bandwidth, bounded queues, priorities between classes, certificates, and QUIC's own
+//! packets: a peer that sends nothing gives no sign of life here.
 
 mod random;
 #[cfg(test)]
@@ -27,7 +29,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 
-use super::{Arrival, Class, NodeId};
+use super::{Arrival, Class, DATAGRAM_BYTES, NodeId};
 use random::Random;
 
 /// How one direction between two nodes behaves.
@@ -69,26 +71,22 @@ impl Default for Timing {
 /// An ordered pair: what the first sees of, or sends to, the second.
 type Direction = (NodeId, NodeId);
 
+/// A stream of one class in a direction, or none: its datagrams.
+type Lane = (NodeId, NodeId, Option<Class>);
+
 enum Event {
     Frame {
         from: NodeId,
         to: NodeId,
-        class: Class,
+        /// None: a datagram.
+        class: Option<Class>,
         frame: Bytes,
         epoch: u64,
     },
     /// `node` notices that `peer` is unreachable, unless the pair changed since.
-    Detect {
-        node: NodeId,
-        peer: NodeId,
-        change: u64,
-    },
+    Detect { node: NodeId, peer: NodeId, change: u64 },
     /// Both connect anew, unless the pair changed since.
-    Connect {
-        a: NodeId,
-        b: NodeId,
-        change: u64,
-    },
+    Connect { a: NodeId, b: NodeId, change: u64 },
 }
 
 /// The network: nodes, the links between them, and what is under way.
@@ -105,6 +103,8 @@ pub struct Network {
     changes: BTreeMap<Direction, u64>,
     /// When the latest frame that keeps its place arrives.
     latest: BTreeMap<(NodeId, NodeId, Class), u64>,
+    /// How much each has received from whom, in the connection that it is in.
+    received: BTreeMap<Direction, u64>,
     events: BTreeMap<(u64, u64), Event>,
     /// Breaks ties between events of one millisecond; also numbers connections and changes.
     counter: u64,
@@ -123,6 +123,7 @@ impl Network {
             connected: BTreeMap::new(),
             changes: BTreeMap::new(),
             latest: BTreeMap::new(),
+            received: BTreeMap::new(),
             events: BTreeMap::new(),
             counter: 0,
         }
@@ -166,6 +167,23 @@ impl Network {
 
     /// Sends a frame. `false`: dropped, because the sender is not connected to the receiver.
     pub fn send(&mut self, now: u64, from: NodeId, to: NodeId, class: Class, frame: Bytes) -> bool {
+        self.carry(now, (from, to, Some(class)), frame)
+    }
+
+    /// Sends a datagram: lost, doubled and delayed as frames are, and never in order. `false`:
+    /// dropped, because the sender is not connected to the receiver, or it is too long.
+    pub fn datagram(&mut self, now: u64, from: NodeId, to: NodeId, bytes: Bytes) -> bool {
+        bytes.len() <= DATAGRAM_BYTES && self.carry(now, (from, to, None), bytes)
+    }
+
+    /// How many frames and datagrams have come from a connected peer since it connected.
+    pub fn received(&self, node: NodeId, peer: NodeId) -> Option<u64> {
+        let connected = self.connected.contains_key(&(node, peer));
+        connected.then(|| self.received.get(&(node, peer)).copied().unwrap_or(0))
+    }
+
+    fn carry(&mut self, now: u64, lane: Lane, frame: Bytes) -> bool {
+        let (from, to, class) = lane;
         let Some(&epoch) = self.connected.get(&(from, to)) else {
             return false;
         };
@@ -175,7 +193,7 @@ impl Network {
         }
         let copies = 1 + usize::from(self.random.chance(link.duplication));
         for _ in 0..copies {
-            let at = self.arrival_at(now, &link, (from, to, class));
+            let at = self.arrival_at(now, &link, lane);
             let frame = frame.clone();
             self.schedule(at, Event::Frame { from, to, class, frame, epoch });
         }
@@ -250,7 +268,8 @@ impl Network {
             Event::Frame { from, to, class, frame, epoch } => {
                 let whole = !self.cut.contains(&(from, to));
                 if whole && self.connected.get(&(to, from)) == Some(&epoch) {
-                    arrivals.push((to, Arrival::Received { peer: from, class, frame }));
+                    *self.received.entry((to, from)).or_default() += 1;
+                    arrivals.push((to, arrived(from, class, frame)));
                 }
             }
             Event::Detect { node, peer, change } => {
@@ -273,6 +292,7 @@ impl Network {
         for (node, peer) in [(a, b), (b, a)] {
             self.connected.insert((node, peer), epoch);
             self.latest.retain(|&(from, to, _), _| (from, to) != (node, peer));
+            self.received.remove(&(node, peer));
             arrivals.push((node, Arrival::Connected { peer, address: address_of(peer) }));
         }
     }
@@ -283,12 +303,13 @@ impl Network {
         }
     }
 
-    fn arrival_at(&mut self, now: u64, link: &Link, lane: (NodeId, NodeId, Class)) -> u64 {
+    fn arrival_at(&mut self, now: u64, link: &Link, lane: Lane) -> u64 {
         let delay = self.random.between(link.delay_min_ms, link.delay_max_ms);
         if self.random.chance(link.reordering) {
             return now + delay + self.random.between(1, link.delay_max_ms.max(1) * 4);
         }
-        let latest = self.latest.entry(lane).or_insert(0);
+        let (from, to, Some(class)) = lane else { return now + delay };
+        let latest = self.latest.entry((from, to, class)).or_insert(0);
         *latest = (*latest).max(now + delay);
         *latest
     }
@@ -336,6 +357,13 @@ impl Network {
 
     fn others(&self, node: NodeId) -> Vec<NodeId> {
         self.nodes.iter().copied().filter(|other| *other != node).collect()
+    }
+}
+
+fn arrived(peer: NodeId, class: Option<Class>, frame: Bytes) -> Arrival {
+    match class {
+        Some(class) => Arrival::Received { peer, class, frame },
+        None => Arrival::Datagram { peer, bytes: frame },
     }
 }
 

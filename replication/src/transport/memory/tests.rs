@@ -131,8 +131,12 @@ fn a_rejected_peer_connects_again() {
     assert_eq!(trace.len(), 4);
 }
 
-/// Sends, cuts, crashes and heals as a function of the seed.
 fn chaos(seed: u64) -> Vec<(u64, NodeId, Arrival)> {
+    chaos_with(seed, false)
+}
+
+/// Sends, cuts, crashes and heals as a function of the seed.
+fn chaos_with(seed: u64, datagrams: bool) -> Vec<(u64, NodeId, Arrival)> {
     let mut network = Network::new(seed);
     let mut chance = Random::new(seed ^ 0xc0ff_ee00);
     network.set_default_link(Link {
@@ -153,6 +157,7 @@ fn chaos(seed: u64) -> Vec<(u64, NodeId, Arrival)> {
             2 => network.cut(now, node, peer),
             3 => network.heal_all(now),
             4 => network.reject(now, node, peer),
+            n if datagrams && n % 2 == 0 => drop(network.datagram(now, node, peer, frame(now))),
             _ => drop(network.send(now, node, peer, Class::Operations, frame(now))),
         }
         if now == 0 {
@@ -169,13 +174,57 @@ fn the_seed_decides_everything() {
     assert!(trace.len() > 1000);
     assert_eq!(trace, chaos(7));
     assert_ne!(trace, chaos(8));
+    let trace = chaos_with(7, true);
+    let datagrams = trace.iter().filter(|(.., a)| matches!(a, Arrival::Datagram { .. })).count();
+    assert!(datagrams > 500, "{datagrams}");
+    assert_eq!(trace, chaos_with(7, true));
+}
+
+#[test]
+fn a_seed_of_before_gives_the_trace_of_before() {
+    let text = format!("{:?}", chaos(7));
+    assert_eq!(blake3::hash(text.as_bytes()).to_hex()[..16], *"111bff93bc583e0a");
+}
+
+#[test]
+fn datagrams_pass_frames_and_each_other() {
+    let mut network = joined(9, &[A, B]);
+    network.set_default_link(Link { delay_min_ms: 1, delay_max_ms: 200, ..Link::default() });
+    for number in 0..100 {
+        assert!(network.datagram(1000 + number, A, B, frame(number)));
+    }
+    let arrived: Vec<u64> = run(&mut network, 5000)
+        .into_iter()
+        .map(|(_, to, arrival)| match arrival {
+            Arrival::Datagram { peer: A, bytes } if to == B => {
+                u64::from_le_bytes(bytes.as_ref().try_into().unwrap())
+            }
+            arrival => panic!("{arrival:?}"),
+        })
+        .collect();
+    assert!(arrived.len() == 100 && !arrived.is_sorted());
+    assert_eq!(network.received(B, A), Some(100));
+    assert_eq!(network.received(A, B), Some(0));
+}
+
+#[test]
+fn datagrams_are_short_and_need_a_connection() {
+    let mut network = joined(10, &[A, B]);
+    assert!(network.datagram(1000, A, B, Bytes::from(vec![0; DATAGRAM_BYTES])));
+    assert!(!network.datagram(1000, A, B, Bytes::from(vec![0; DATAGRAM_BYTES + 1])));
+    assert!(!network.datagram(1000, A, C, Bytes::new()));
+    assert_eq!(network.received(A, C), None);
+    assert_eq!(run(&mut network, 5000).len(), 1);
+    network.reject(5000, A, B);
+    run(&mut network, 20_000);
+    assert_eq!(network.received(B, A), Some(0), "a new connection");
 }
 
 #[test]
 fn arrivals_of_a_pair_are_well_formed() {
     for seed in 0..20 {
         let mut connected = BTreeSet::new();
-        for (at, node, arrival) in chaos(seed) {
+        for (at, node, arrival) in chaos_with(seed, seed % 2 == 0) {
             let right = match arrival {
                 // A restarted node forgets: for it a second `Connected` is the first.
                 Arrival::Connected { peer, .. } => {
@@ -183,7 +232,9 @@ fn arrivals_of_a_pair_are_well_formed() {
                     true
                 }
                 Arrival::Disconnected { peer } => connected.remove(&(node, peer)),
-                Arrival::Received { peer, .. } => connected.contains(&(node, peer)),
+                Arrival::Received { peer, .. } | Arrival::Datagram { peer, .. } => {
+                    connected.contains(&(node, peer))
+                }
             };
             assert!(right, "seed {seed}, at {at}, {node}");
         }

@@ -4,6 +4,8 @@
 //! takes the connection up at the first of them, and answers with its own. `Connected` is told
 //! when the peer is known to have taken it up.
 //!
+//! Datagrams travel beside the streams, and are told between the same two arrivals.
+//!
 //! Invariants: `Connected` comes after the previous connection's `Disconnected`, and every frame
 //! between this connection's two. A connection is closed before its tasks are dropped, so that a
 //! peer never sees a stream end inside a frame.
@@ -154,7 +156,8 @@ impl Session {
     /// Opens this side's streams, the most urgent first.
     async fn open(&self) -> Result<Vec<SendStream>, ConnectionError> {
         let mut streams = Vec::new();
-        for (class, priority) in Class::ALL.into_iter().zip((0..4).rev()) {
+        let priorities = (0..Class::ALL.len() as i32).rev();
+        for (class, priority) in Class::ALL.into_iter().zip(priorities) {
             let mut stream = self.link.connection.open_uni().await?;
             // A fresh stream takes both, unless the connection is lost: the next step says so.
             let _ = stream.set_priority(priority);
@@ -172,11 +175,10 @@ impl Session {
         let (peer, address) = (self.link.peer, self.link.connection.remote_address());
         tracing::info!(%peer, %address, "connected");
         let _counted = meters::Connected::count();
-        // A driver that is gone is noticed by the readers.
-        let _ = self.shared.arrivals.send(Arrival::Connected { peer, address }).await;
+        self.shared.inboxes.tell(Arrival::Connected { peer, address }).await;
         let reason = self.exchange(streams, first).await;
         tracing::info!(%peer, %address, %reason, "disconnected");
-        let _ = self.shared.arrivals.send(Arrival::Disconnected { peer }).await;
+        self.shared.inboxes.tell(Arrival::Disconnected { peer }).await;
         reason
     }
 
@@ -187,6 +189,7 @@ impl Session {
             writers.spawn(write(Arc::clone(&self.link), class, stream));
         }
         let mut readers = JoinSet::new();
+        readers.spawn(read_datagrams(Arc::clone(&self.shared), Arc::clone(&self.link)));
         let mut next = Ok(first);
         while let Ok(stream) = next {
             readers.spawn(read(Arc::clone(&self.shared), Arc::clone(&self.link), stream));
@@ -197,6 +200,8 @@ impl Session {
             // What the peer sent before it closed is here already: hand it over.
             while readers.join_next().await.is_some() {}
         }
+        // One that is in the middle of handing over must not do so after `Disconnected`.
+        readers.shutdown().await;
         reason
     }
 }
@@ -242,6 +247,14 @@ enum End {
     Breach(&'static str),
 }
 
+/// Hands datagrams over until the connection is lost.
+async fn read_datagrams(shared: Arc<Shared>, link: Arc<Link>) {
+    while let Ok(bytes) = link.connection.read_datagram().await {
+        meters::datagram_received();
+        shared.inboxes.datagram(Arrival::Datagram { peer: link.peer, bytes });
+    }
+}
+
 async fn read(shared: Arc<Shared>, link: Arc<Link>, mut stream: RecvStream) {
     if let Err(End::Breach(why)) = read_frames(&shared, &link, &mut stream).await {
         link.reject(why);
@@ -262,7 +275,7 @@ async fn read_frames(shared: &Shared, link: &Link, stream: &mut RecvStream) -> R
         while let Some(frame) = decoder.pop().map_err(|_| End::Breach("oversized"))? {
             meters::received(class, frame.len());
             let arrival = Arrival::Received { peer: link.peer, class, frame };
-            if shared.arrivals.send(arrival).await.is_err() {
+            if !shared.inboxes.frame(class, arrival).await {
                 link.connection.close(CLOSED, b"stopped");
                 return Err(End::Lost);
             }

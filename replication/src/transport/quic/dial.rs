@@ -2,9 +2,10 @@
 //!
 //! Invariants: an address whose peer is connected, by whichever side's dial, is not dialled; after
 //! the loss of a connection that had been good the first dial comes at once; pauses count from the
-//! start of an attempt, so that a slow attempt does not add to them.
+//! start of an attempt, so that a slow attempt does not add to them. Once its address is removed,
+//! a dialler ends: at once, or with the connection that it has made.
 //!
-//! Left out: giving up. A peer that is gone for good stays on the list until the node restarts.
+//! Left out: giving up by itself. Who knows that a peer is gone for good removes its address.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,8 +14,10 @@ use std::time::Duration;
 
 use quinn::Connection;
 use tokio::net::lookup_host;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::super::NodeId;
 use super::Shared;
 use super::connection::{self, Outcome};
 use crate::transport::certificates::SERVER_NAME;
@@ -23,35 +26,33 @@ use crate::transport::certificates::SERVER_NAME;
 /// growing pauses between QUIC's own repetitions do not hide that a partition has healed.
 const ATTEMPT: Duration = Duration::from_secs(3);
 
-/// Dials until the transport closes or the address turns out to be this node's own.
-pub(super) async fn keep_connected(shared: Arc<Shared>, address: String) {
-    let mut pause = Pause::new(&shared);
-    let mut dialler = Dialler { address, attempts: 0, own: BTreeSet::new() };
-    let (mut known, mut answered) = (None, false);
+/// Dials until the transport closes, the sender of `removed` is dropped, or the address turns out
+/// to be this node's own.
+pub(super) async fn keep_connected(
+    shared: Arc<Shared>,
+    address: String,
+    mut removed: watch::Receiver<()>,
+) {
+    let mut dialler = Dialler {
+        pause: Pause::new(&shared),
+        address,
+        attempts: 0,
+        own: BTreeSet::new(),
+        known: None,
+        answered: false,
+    };
     while shared.is_open() {
-        if let Some(peer) = known {
-            shared.peers.absent(peer).await;
-        }
-        let started = Instant::now();
-        let (target, next) = match dialler.attempt(&shared).await {
-            Ok((target, connection)) => (target, connection::dialled(&shared, connection).await),
-            Err(Failure::Own) => return,
-            Err(Failure::Unreachable) => {
-                sleep_until(started + pause.next(answered)).await;
-                continue;
-            }
+        let dialled = tokio::select! {
+            // Nothing is sent: it is dropped.
+            _ = removed.changed() => return,
+            dialled = dialler.dial(&shared) => dialled,
         };
-        match next {
-            Outcome::Own => dialler.found_self(target),
-            Outcome::Duplicate(peer) => (known, answered) = (Some(peer), true),
-            Outcome::Lost { peer, steady: true, .. } => {
-                (known, answered) = (Some(peer), true);
-                pause.reset();
-            }
-            Outcome::Lost { peer, answered: now, steady: false } => {
-                (known, answered) = (Some(peer), answered || now);
-                sleep_until(Instant::now() + pause.next(answered)).await;
-            }
+        let Some((target, connection)) = dialled else { return };
+        let outcome = connection::dialled(&shared, connection).await;
+        let pause = dialler.learn(target, outcome);
+        tokio::select! {
+            _ = removed.changed() => return,
+            () = sleep_until(Instant::now() + pause) => {}
         }
     }
 }
@@ -70,9 +71,48 @@ struct Dialler {
     attempts: usize,
     /// Resolved addresses that led back to this node.
     own: BTreeSet<SocketAddr>,
+    /// Who answered last.
+    known: Option<NodeId>,
+    /// Anyone has answered.
+    answered: bool,
+    pause: Pause,
 }
 
 impl Dialler {
+    /// The next connection, however long it takes; `None`: the address is this node's own.
+    async fn dial(&mut self, shared: &Shared) -> Option<Dialled> {
+        loop {
+            if let Some(peer) = self.known {
+                shared.peers.absent(peer).await;
+            }
+            let started = Instant::now();
+            match self.attempt(shared).await {
+                Ok(dialled) => return Some(dialled),
+                Err(Failure::Own) => return None,
+                Err(Failure::Unreachable) => {
+                    sleep_until(started + self.pause.next(self.answered)).await;
+                }
+            }
+        }
+    }
+
+    /// What a connection's end says about the address; how long to wait before the next dial.
+    fn learn(&mut self, target: SocketAddr, outcome: Outcome) -> Duration {
+        match outcome {
+            Outcome::Own => self.found_self(target),
+            Outcome::Duplicate(peer) => (self.known, self.answered) = (Some(peer), true),
+            Outcome::Lost { peer, steady: true, .. } => {
+                (self.known, self.answered) = (Some(peer), true);
+                self.pause.reset();
+            }
+            Outcome::Lost { peer, answered, steady: false } => {
+                (self.known, self.answered) = (Some(peer), self.answered || answered);
+                return self.pause.next(self.answered);
+            }
+        }
+        Duration::ZERO
+    }
+
     /// Resolves the name and dials one of its addresses, the next at each attempt.
     async fn attempt(&mut self, shared: &Shared) -> Result<Dialled, Failure> {
         let attempt = async {

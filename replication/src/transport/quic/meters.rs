@@ -34,6 +34,21 @@ pub(super) fn dropped(class: Class, reason: &'static str, frames: usize) {
     metrics::counter!("atoll_transport_frames_dropped_total", &labels).increment(frames as u64);
 }
 
+/// A datagram handed to QUIC.
+pub(super) fn datagram_sent() {
+    metrics::counter!("atoll_transport_datagrams_sent_total").increment(1);
+}
+
+/// A datagram that came.
+pub(super) fn datagram_received() {
+    metrics::counter!("atoll_transport_datagrams_received_total").increment(1);
+}
+
+/// A datagram not sent (`disconnected`, `oversized`) or not taken (`unread`).
+pub(super) fn datagram_dropped(reason: &'static str) {
+    metrics::counter!("atoll_transport_datagrams_dropped_total", "reason" => reason).increment(1);
+}
+
 /// A live connection, counted as long as this value lives.
 pub(super) struct Connected(());
 

@@ -9,20 +9,25 @@
 //!    the arrivals channel: a slow driver stops the reader, then, by flow control, the writer,
 //!    until the sender's queue is full and `send` says `false`.
 //!
+//! A datagram goes before all streams ([`Quic::datagram`]); what QUIC could not send soon, and what
+//! the receiver has no room for, is dropped.
+//!
 //! Invariants, beyond those of the seam:
 //!
 //! 1. Only this directory names quinn and rustls.
-//! 2. A peer costs at most four queues, the send window, and the connection's receive window.
+//! 2. A peer costs at most a queue a class, the send window, and the connection's receive window.
 //! 3. A peer that breaks the protocol loses its connection, is counted, and affects no other.
-//! 4. An address is dialled until it answers as this node itself; once it has answered as a peer,
-//!    it is dialled at least every second while that peer is not connected (`dial`).
+//! 4. An address is dialled until it is removed or answers as this node itself; once it has
+//!    answered as a peer, it is dialled at least every second while that peer is not connected
+//!    (`dial`).
 //!
-//! Left out: datagrams, reload of certificates and bounded age of connections, gateways. A name
+//! Left out: reload of certificates and bounded age of connections, gateways. A name
 //! that resolves to several nodes is dialled in turn, but stays with one of them while connected.
 
 mod connection;
 mod dial;
 mod frames;
+mod inboxes;
 mod meters;
 mod peers;
 mod queue;
@@ -30,7 +35,7 @@ mod queue;
 mod tests;
 mod tls;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -39,11 +44,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Endpoint, IdleTimeout, TransportConfig, VarInt};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::certificates::{CertificateError, Identity};
-use super::{Arrival, Class, NodeId, Transport};
+use super::{Class, DATAGRAM_BYTES, NodeId, Transport};
+pub use inboxes::Inboxes;
 use peers::{CLOSED, Peers};
 
 /// Handshakes of others under way at once; beyond half of them a caller must first prove its
@@ -55,6 +61,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 /// How long `close` waits for peers to acknowledge the end of connections.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Datagrams that wait, in each direction of a connection: more are too old to be of use.
+const DATAGRAMS_BYTES: usize = 64 * 1024;
 
 const MIB: usize = 1024 * 1024;
 
@@ -127,12 +136,13 @@ impl Config {
         }
         let idle = IdleTimeout::try_from(Duration::from_millis(self.idle_timeout_ms))
             .map_err(|_| Error::Config("idle_timeout_ms is too long"))?;
-        let classes = VarInt::from_u32(4);
+        let classes = VarInt::from_u32(Class::ALL.len() as u32);
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_uni_streams(classes)
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
-            .datagram_receive_buffer_size(None)
+            .datagram_receive_buffer_size(Some(DATAGRAMS_BYTES))
+            .datagram_send_buffer_size(DATAGRAMS_BYTES)
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(Duration::from_millis(self.keep_alive_ms)))
             .receive_window(VarInt::from_u32(self.connection_window_bytes))
@@ -181,10 +191,11 @@ struct Shared {
     config: Config,
     endpoint: Endpoint,
     peers: Peers,
-    arrivals: mpsc::Sender<Arrival>,
+    inboxes: Inboxes,
     phase: watch::Sender<Phase>,
     handshakes: Arc<Semaphore>,
-    dialled: Mutex<BTreeSet<String>>,
+    /// What is dialled; dropping a sender ends it.
+    dialled: Mutex<BTreeMap<String, watch::Sender<()>>>,
 }
 
 impl Shared {
@@ -200,7 +211,7 @@ impl Shared {
     }
 
     fn is_open(&self) -> bool {
-        *self.phase.borrow() == Phase::Open && !self.arrivals.is_closed()
+        *self.phase.borrow() == Phase::Open && !self.inboxes.is_closed()
     }
 
     fn stop(&self) {
@@ -223,9 +234,9 @@ impl Drop for Owner {
 pub struct Quic(Arc<Owner>);
 
 impl Quic {
-    /// Listens, dials the configured peers, and delivers to `arrivals`; the caller bounds that
-    /// channel, and a full one slows the peers down. Must be called in a tokio runtime.
-    pub fn start(config: Config, arrivals: mpsc::Sender<Arrival>) -> Result<Self, Error> {
+    /// Listens, dials the configured peers, and delivers to `inboxes`. Must be called in a tokio
+    /// runtime.
+    pub fn start(config: Config, inboxes: Inboxes) -> Result<Self, Error> {
         let transport = Arc::new(config.transport()?);
         let (mut client, mut server) = tls::configure(&config.identity)?;
         client.transport_config(Arc::clone(&transport));
@@ -244,7 +255,7 @@ impl Quic {
             config,
             endpoint,
             peers: Peers::new(me),
-            arrivals,
+            inboxes,
             phase: watch::Sender::new(Phase::Open),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             dialled: Mutex::default(),
@@ -272,9 +283,25 @@ impl Quic {
     /// Dials one more `host:port` from now on; nothing happens if it is dialled already.
     pub fn add_peer(&self, address: impl Into<String>) {
         let (shared, address) = (self.shared(), address.into());
-        let mut dialled = shared.dialled.lock().expect("nothing panics while it holds the set");
-        if dialled.insert(address.clone()) {
-            shared.spawn(dial::keep_connected(Arc::clone(shared), address));
+        let mut dialled = shared.dialled.lock().expect("nothing panics while it holds the map");
+        if !dialled.contains_key(&address) {
+            let (kept, removed) = watch::channel(());
+            dialled.insert(address.clone(), kept);
+            shared.spawn(dial::keep_connected(Arc::clone(shared), address, removed));
+        }
+    }
+
+    /// Dials an address no more. A connection stays, whoever dialled it.
+    pub fn remove_peer(&self, address: &str) {
+        let mut dialled =
+            self.shared().dialled.lock().expect("nothing panics while it holds the map");
+        dialled.remove(address);
+    }
+
+    /// Closes the connection to a node. Whoever dials it goes on doing so.
+    pub fn disconnect(&self, peer: NodeId) {
+        if let Some(link) = self.shared().peers.live(peer) {
+            link.connection.close(CLOSED, b"disconnected");
         }
     }
 
@@ -319,6 +346,24 @@ impl Transport for Quic {
         };
         meters::dropped(class, why, 1);
         false
+    }
+
+    fn datagram(&self, to: NodeId, bytes: Bytes) -> bool {
+        let sent = match self.shared().peers.live(to) {
+            _ if bytes.len() > DATAGRAM_BYTES => Err("oversized"),
+            None => Err("disconnected"),
+            Some(link) => link.datagram(bytes),
+        };
+        match sent {
+            Ok(()) => meters::datagram_sent(),
+            Err(why) => meters::datagram_dropped(why),
+        }
+        sent.is_ok()
+    }
+
+    fn received(&self, peer: NodeId) -> Option<u64> {
+        let link = self.shared().peers.live(peer)?;
+        Some(link.connection.stats().udp_rx.datagrams)
     }
 
     fn reject(&self, peer: NodeId, why: &'static str) {

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use quinn::{Connection, VarInt};
+use bytes::Bytes;
+use quinn::{Connection, SendDatagramError, VarInt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -34,14 +35,14 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 pub(super) struct Link {
     pub(super) peer: NodeId,
     pub(super) connection: Connection,
-    pub(super) queues: [Queue; 4],
+    pub(super) queues: [Queue; Class::ALL.len()],
     /// This node dialled; otherwise the peer did.
     dialled: bool,
     since: Instant,
     /// Both sides have taken it up: frames flow.
     live: AtomicBool,
     /// The classes whose stream the peer has opened.
-    opened: [AtomicBool; 4],
+    opened: [AtomicBool; Class::ALL.len()],
     /// How many of this side's streams are written out, finished and acknowledged.
     pub(super) finished: watch::Sender<usize>,
     /// The last arrival of this connection has been delivered.
@@ -75,6 +76,14 @@ impl Link {
     /// Whether this is the first stream of its class.
     pub(super) fn open(&self, class: Class) -> bool {
         !self.opened[class.index()].swap(true, Ordering::Relaxed)
+    }
+
+    /// Sends a datagram past all queues; QUIC drops the oldest that it could not send yet.
+    pub(super) fn datagram(&self, bytes: Bytes) -> Result<(), &'static str> {
+        self.connection.send_datagram(bytes).map_err(|error| match error {
+            SendDatagramError::TooLarge => "oversized",
+            _ => "disconnected",
+        })
     }
 
     pub(super) fn set_live(&self) {

@@ -6,6 +6,7 @@ use quinn::{ApplicationClose, ClientConfig, Connection, ConnectionError, SendStr
 
 use super::meters::Meters;
 use super::*;
+use crate::transport::Arrival;
 
 const REFUSED: &str = "atoll_transport_handshakes_refused_total";
 
@@ -159,10 +160,10 @@ async fn a_peer_that_dials_again_ends_its_former_connection_first() {
     let peer = authority.issue("p").unwrap();
     let address = node.quic.local_address().unwrap();
     let former = raw(&peer, Some(&peer), address).await.unwrap();
-    let _frames = open(&former, &[0, 1, 0, 0, 0, 1, 1, 0, 0, 0, 2, 1, 0, 0, 0, 3]).await;
+    let _frames = open(&former, &[1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 2, 1, 0, 0, 0, 3]).await;
     drop(soon("its answer", former.accept_uni()).await.unwrap());
     let latter = raw(&peer, Some(&peer), address).await.unwrap();
-    let _frame = open(&latter, &[3, 1, 0, 0, 0, 9]).await;
+    let _frame = open(&latter, &[4, 1, 0, 0, 0, 9]).await;
     // Only now, with both taken up, does the driver look.
     let reason = soon("the former is closed", former.closed()).await;
     assert!(

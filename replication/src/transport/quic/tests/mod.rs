@@ -2,6 +2,8 @@
 //!
 //! Nothing here waits for time to pass: every wait is for a condition, and fails at [`DEADLINE`].
 
+mod cluster;
+mod dialling;
 mod hostile;
 mod meters;
 mod nodes;
@@ -10,7 +12,10 @@ mod relay;
 use std::collections::BTreeMap;
 use std::future::Future;
 
+use tokio::sync::mpsc;
+
 use super::*;
+use crate::transport::Arrival;
 use crate::transport::certificates::Authority;
 
 /// Far more than anything here takes; only a failure waits for it.
@@ -35,6 +40,8 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 struct Node {
     quic: Quic,
     arrivals: mpsc::Receiver<Arrival>,
+    /// What is for the core of the cluster.
+    cluster: mpsc::Receiver<Arrival>,
 }
 
 fn local() -> SocketAddr {
@@ -50,9 +57,16 @@ impl Node {
         Self::with_room(config, 1000)
     }
 
+    /// With room for so many arrivals for replication.
     fn with_room(config: Config, room: usize) -> Self {
+        Self::with_rooms(config, room, 1000)
+    }
+
+    fn with_rooms(config: Config, room: usize, cluster_room: usize) -> Self {
         let (sender, arrivals) = mpsc::channel(room);
-        Self { quic: Quic::start(config, sender).unwrap(), arrivals }
+        let (cluster_sender, cluster) = mpsc::channel(cluster_room);
+        let inboxes = Inboxes::new(sender).with_cluster(cluster_sender);
+        Self { quic: Quic::start(config, inboxes).unwrap(), arrivals, cluster }
     }
 
     fn issued(authority: &Authority, name: &str) -> Self {
@@ -73,6 +87,11 @@ impl Node {
 
     async fn next(&mut self) -> Arrival {
         soon("an arrival", self.arrivals.recv()).await.expect("the transport runs")
+    }
+
+    /// The next for the core of the cluster.
+    async fn next_cluster(&mut self) -> Arrival {
+        soon("an arrival", self.cluster.recv()).await.expect("the transport runs")
     }
 
     async fn expect_connected(&mut self, other: NodeId) {
@@ -109,6 +128,16 @@ fn numbered(number: usize) -> Bytes {
     Bytes::from(number.to_string())
 }
 
+/// The next for the core of the cluster that is not about connections.
+async fn cluster_frame(node: &mut Node) -> Arrival {
+    loop {
+        match node.next_cluster().await {
+            Arrival::Connected { .. } | Arrival::Disconnected { .. } => {}
+            arrival => return arrival,
+        }
+    }
+}
+
 /// Sends on every class from one to the other, and checks that it all arrives.
 async fn check_exchange(from: &Node, to: &mut Node) {
     let frames = [Bytes::new(), Bytes::from("small"), Bytes::from(vec![7; 300_000])];
@@ -120,8 +149,9 @@ async fn check_exchange(from: &Node, to: &mut Node) {
         expected.insert(class, frames.to_vec());
     }
     let mut received: BTreeMap<Class, Vec<Bytes>> = BTreeMap::new();
-    for _ in 0..Class::ALL.len() * frames.len() {
-        match to.next().await {
+    for count in 0..Class::ALL.len() * frames.len() {
+        let arrival = if count < frames.len() { cluster_frame(to).await } else { to.next().await };
+        match arrival {
             Arrival::Received { peer, class, frame } if peer == from.id() => {
                 received.entry(class).or_default().push(frame);
             }

@@ -2,6 +2,7 @@
 
 use super::meters::Meters;
 use super::*;
+use crate::transport::Arrival;
 
 #[tokio::test]
 async fn two_nodes_exchange_frames_of_all_classes() {
@@ -11,7 +12,7 @@ async fn two_nodes_exchange_frames_of_all_classes() {
     check_exchange(&b, &mut a).await;
     assert!(a.quic.round_trip(b.id()).is_some() && b.quic.round_trip(a.id()).is_some());
     assert_eq!(a.quic.round_trip(NodeId([0; 16])), None);
-    assert_eq!(meters.count("atoll_transport_frames_received_total", ""), 24);
+    assert_eq!(meters.count("atoll_transport_frames_received_total", ""), 30);
     until("all counted", || meters.count("atoll_transport_frames_sent_total", "bulk") == 6).await;
 }
 
@@ -48,6 +49,7 @@ async fn three_nodes_each_told_of_all_form_a_mesh() {
                 }
                 // Of simultaneous dials, told late.
                 Arrival::Connected { .. } | Arrival::Disconnected { .. } => {}
+                arrival => panic!("{arrival:?}"),
             }
         }
     }
@@ -82,7 +84,8 @@ async fn nodes_that_dial_each_other_at_once_keep_one_connection() {
 async fn a_node_stops_dialling_itself() {
     let authority = Authority::create("reef").unwrap();
     let mut node = Node::issued(&authority, "a");
-    let dial = dial::keep_connected(Arc::clone(node.quic.shared()), node.address());
+    let (_kept, removed) = watch::channel(());
+    let dial = dial::keep_connected(Arc::clone(node.quic.shared()), node.address(), removed);
     soon("the dialling ends", dial).await;
     assert!(node.arrivals.try_recv().is_err());
     until("no connection", || node.quic.shared().endpoint.open_connections() == 0).await;
@@ -234,9 +237,9 @@ async fn impossible_settings_are_refused() {
     let (sender, _arrivals) = mpsc::channel(1);
     let mut small = config(&identity);
     small.queue_bytes = small.max_frame_bytes;
-    assert!(matches!(Quic::start(small, sender.clone()), Err(Error::Config(_))));
+    assert!(matches!(Quic::start(small, sender.clone().into()), Err(Error::Config(_))));
     let taken = UdpSocket::bind(local()).unwrap();
     let mut config = config(&identity);
     config.listen = taken.local_addr().unwrap();
-    assert!(matches!(Quic::start(config, sender), Err(Error::Listen { .. })));
+    assert!(matches!(Quic::start(config, sender.into()), Err(Error::Listen { .. })));
 }
