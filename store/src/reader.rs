@@ -99,17 +99,18 @@ impl Reader {
         }
     }
 
-    /// Up to `limit` present entities at `now`, in byte order; one more than asked tells of more.
+    /// Up to `limit` present entities of some slots at `now`, in byte order; one more than asked tells of more.
     /// Reads the disk.
     pub fn list(
         &self,
         range: &Range,
+        slots: &[u16],
         now: u64,
         limit: usize,
     ) -> Result<Vec<(EntityKey, Arc<Image>)>, Unreadable> {
         let mut found = Vec::new();
-        for slot in 0..self.slots.len() as u16 {
-            found.extend(self.list_slot(slot, range, now, limit)?);
+        for slot in slots {
+            found.extend(self.list_slot(*slot, range, now, limit)?);
         }
         found.sort_by(|one, other| one.0.cmp(&other.0));
         found.truncate(limit);

@@ -38,7 +38,7 @@ fn filled(memory: &Memory) -> Node {
 fn is_listed(node: &Node) -> bool {
     let collection = Collection::parse("c").unwrap();
     let range = Range { kind: Kind::Registers, collection, prefix: String::new(), after: None };
-    !node.reader.list(&range, 0, 1).unwrap().is_empty()
+    !node.reader.list(&range, &[0], 0, 1).unwrap().is_empty()
 }
 
 fn sweep(node: &mut Node) {

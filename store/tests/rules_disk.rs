@@ -41,7 +41,7 @@ fn r7_a_restart_replays_what_no_checkpoint_holds() {
     let before = (node.view(&likes), node.vector(), node.engine.digest(SHARD));
     let mut node = node.restart(2);
     assert_eq!((node.view(&likes), node.vector(), node.engine.digest(SHARD)), before);
-    let peeked = node.reader.list(&everything(Kind::Counters), 0, 9).unwrap();
+    let peeked = node.reader.list(&everything(Kind::Counters), &[0], 0, 9).unwrap();
     assert_eq!(peeked[0].1.view(Kind::Counters, 0), Some(View::Counter(3)), "readers see it, too");
     // The log goes on behind what it held; the new start has a sequence of its own.
     node.write(&likes, count(4));
@@ -134,7 +134,7 @@ fn r8_a_damaged_entity_is_unknown_until_a_peer_replaces_it() {
     assert!(two.engine.entity(b).is_err());
     assert_eq!(two.engine.quarantined(), [(SHARD, b.clone())]);
     assert_eq!(two.engine.digest(SHARD).0, None);
-    assert!(two.reader.list(&everything(Kind::Sets), 0, 9).is_err());
+    assert!(two.reader.list(&everything(Kind::Sets), &[0], 0, 9).is_err());
     assert!(two.stage(&[change(b, vec![add(&["z"])])]).is_err());
     let mut out = atoll_store::transfer::Outgoing::new(SHARD);
     assert!(two.engine.chunk(&mut out, 1 << 20).is_err(), "not sent");
@@ -369,7 +369,7 @@ fn r11_expired_state_is_hidden_and_dropped_by_an_observed_remove() {
     assert_eq!(shown(&one, 10_999), set_of(&["x"]));
     assert_eq!(shown(&one, 11_000), None);
     let range = everything(Kind::Sets);
-    assert!(one.reader.list(&range, 11_000, 9).unwrap().is_empty());
+    assert!(one.reader.list(&range, &[0], 11_000, 9).unwrap().is_empty());
     assert_eq!(one.engine.expired(10_999, 9), []);
     assert_eq!(one.engine.expired(11_000, 9), std::slice::from_ref(&set));
     // A concurrent write elsewhere was not seen by the one that finds it expired.

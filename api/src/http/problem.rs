@@ -263,6 +263,7 @@ impl From<WriteError> for Problem {
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Problem {
         let code = match error {
+            ReadError::Elsewhere => Code::NotReplica,
             ReadError::Quarantined => Code::Quarantined,
             ReadError::Overloaded => Code::Overloaded,
             ReadError::Draining => Code::Draining,

@@ -74,6 +74,8 @@ pub(super) struct Journal {
     status: watch::Sender<Option<Arc<Status>>>,
     closed: RwLock<Closed>,
     caught_up: Mutex<Vec<(u16, u64)>>,
+    /// By slot: whether the record counts this node as a replica.
+    served: Box<[AtomicBool]>,
     draining: AtomicBool,
 }
 
@@ -84,7 +86,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Journal {
     /// A journal that goes on after `end`.
-    pub(super) fn new(end: u64) -> Journal {
+    pub(super) fn new(end: u64, slots: u16) -> Journal {
         let ring = Ring { entries: VecDeque::new(), floor: end, end };
         Journal {
             ring: Mutex::new(ring),
@@ -94,7 +96,26 @@ impl Journal {
             status: watch::Sender::default(),
             closed: RwLock::default(),
             caught_up: Mutex::default(),
+            served: (0..slots).map(|_| AtomicBool::new(true)).collect(),
             draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the record counts this node as a replica of a slot.
+    pub(super) fn serves(&self, slot: u16) -> bool {
+        self.served.get(usize::from(slot)).is_some_and(|served| served.load(Ordering::Acquire))
+    }
+
+    /// Takes over what the record says; wakes every subscriber if something is lost.
+    fn serve(&self, status: &Status) {
+        let mut lost = false;
+        for (slot, served) in self.served.iter().enumerate() {
+            let set = status.placement.replicas(&status.me.region, slot as u16);
+            let now = set.is_none_or(|set| set.counts(status.me.node));
+            lost |= served.swap(now, Ordering::AcqRel) && !now;
+        }
+        if lost {
+            self.wake_all();
         }
     }
 
@@ -174,6 +195,10 @@ impl Journal {
     /// Every stream ends with `draining`.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         for listeners in lock(&self.topics).values() {
             listeners.iter().filter_map(Weak::upgrade).for_each(|listener| listener.notify_one());
         }
@@ -256,6 +281,7 @@ impl Observer for Journal {
 
     fn status(&self, status: Status) {
         self.measure(&status);
+        self.serve(&status);
         let clocks = Arc::new(status.closed.clone());
         let closed = Closed { position: status.journal_end.saturating_sub(1), clocks };
         *self.closed.write().expect("no panic under this lock") = closed;

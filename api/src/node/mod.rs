@@ -8,6 +8,7 @@
 mod cursor;
 mod journal;
 mod origin;
+mod place;
 mod replay;
 mod selection;
 mod start;
@@ -18,6 +19,7 @@ mod views;
 
 pub use cursor::Cursor;
 pub use origin::origin_of;
+pub use place::{Holders, Part};
 pub use selection::Selection;
 pub use start::{Settings, StartError};
 pub use subscription::Subscription;
@@ -37,6 +39,7 @@ use atoll_store::name::{Collection, EntityKey, Kind};
 use atoll_store::reader::{Range, Reader, Unreadable};
 
 use journal::Journal;
+use selection::Scope;
 
 /// `/livez` fails when the core has not turned for this long, in milliseconds.
 const STALLED_MS: u64 = 10_000;
@@ -94,6 +97,9 @@ pub enum ReadError {
     /// Damaged, waits for repair from a peer: 503 `quarantined`.
     #[error("the stored state is damaged and waits for repair from a peer")]
     Quarantined,
+    /// 503 `not-a-replica`: see [`Node::holders`].
+    #[error("this node holds no replica of the entity's shard")]
+    Elsewhere,
     /// 503 `overloaded`.
     #[error("too many requests are waiting")]
     Overloaded,
@@ -166,11 +172,15 @@ impl Node {
 
     /// The image if it is hot, without any wait; `None` means: ask `read`.
     pub fn peek(&self, key: &EntityKey) -> Option<Arc<Image>> {
-        self.0.reader.peek(key)
+        let serves = self.journal().serves(key.slot(self.slots()));
+        self.0.reader.peek(key).filter(|_| serves)
     }
 
     /// The entity's last durable image; an absent entity's image says so.
     pub async fn read(&self, key: &EntityKey) -> Result<Arc<Image>, ReadError> {
+        if !self.journal().serves(key.slot(self.slots())) {
+            return Err(ReadError::Elsewhere);
+        }
         if let Some(image) = self.peek(key) {
             return Ok(image);
         }
@@ -192,7 +202,8 @@ impl Node {
     }
 
     /// Up to `limit` present entities of a collection whose id starts with `prefix` and comes
-    /// after `after`, in byte order of ids.
+    /// after `after`, in byte order of ids; `Elsewhere` where this node does not serve every shard:
+    /// see [`Node::cover`].
     pub async fn list(
         &self,
         kind: Kind,
@@ -201,13 +212,30 @@ impl Node {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page, ReadError> {
+        let all: Vec<u16> = (0..self.slots()).collect();
+        self.list_part(kind, collection, prefix, after, limit, &all).await
+    }
+
+    /// The same, of what is in these hash slots.
+    pub async fn list_part(
+        &self,
+        kind: Kind,
+        collection: &Collection,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        slots: &[u16],
+    ) -> Result<Page, ReadError> {
+        if !self.serves_all(slots.iter().copied()) {
+            return Err(ReadError::Elsewhere);
+        }
         let range = Range {
             kind,
             collection: collection.clone(),
             prefix: prefix.to_owned(),
             after: after.map(str::to_owned),
         };
-        let mut items = self.list_range(range, limit + 1).await?;
+        let mut items = self.list_range(range, limit + 1, slots).await?;
         let more = items.len() > limit;
         items.truncate(limit);
         Ok(Page { items, more })
@@ -217,9 +245,11 @@ impl Node {
         &self,
         range: Range,
         limit: usize,
+        slots: &[u16],
     ) -> Result<Vec<(EntityKey, Arc<Image>)>, ReadError> {
         let (reader, now) = (self.0.reader.clone(), self.now());
-        let list = move || reader.list(&range, now, limit);
+        let slots = slots.to_vec();
+        let list = move || reader.list(&range, &slots, now, limit);
         self.listed(self.blocking(list).await?).await
     }
 
@@ -252,19 +282,37 @@ impl Node {
         tokio::task::spawn_blocking(work).await.map_err(|_| ReadError::Draining)
     }
 
-    /// Starts a subscription; refused above the limit with `Overloaded`.
+    /// Starts a subscription; refused above the limit with `Overloaded`, and with `Elsewhere` where
+    /// this node does not serve every shard of it: see [`Node::cover`].
     pub async fn subscribe(
         &self,
         what: Selection,
         start: Start,
     ) -> Result<Subscription, ReadError> {
+        self.subscribe_in(Scope::new(what, None, self.slots()), start)
+    }
+
+    /// Starts a subscription to what of a selection is in these hash slots, in ascending order.
+    pub async fn subscribe_part(
+        &self,
+        what: Selection,
+        slots: &[u16],
+        start: Start,
+    ) -> Result<Subscription, ReadError> {
+        self.subscribe_in(Scope::new(what, Some(slots), self.slots()), start)
+    }
+
+    fn subscribe_in(&self, scope: Scope, start: Start) -> Result<Subscription, ReadError> {
         if self.0.journal.is_draining() {
             return Err(ReadError::Draining);
+        }
+        if !self.serves_all(scope.slots()) {
+            return Err(ReadError::Elsewhere);
         }
         if self.0.journal.listening() >= self.0.settings.subscriptions {
             return Err(ReadError::Overloaded);
         }
-        Ok(Subscription::new(self.clone(), what, start))
+        Ok(Subscription::new(self.clone(), scope, start))
     }
 
     /// Takes no more writes; readiness is off, and streams end with `draining`.

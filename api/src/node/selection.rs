@@ -1,5 +1,7 @@
 //! What a subscriber wants.
 
+use std::sync::Arc;
+
 use atoll_store::name::{Collection, EntityKey, Kind};
 
 use super::journal::Topic;
@@ -58,5 +60,40 @@ impl Selection {
                     && (collections.is_empty() || collections.contains(&key.collection))
             }
         }
+    }
+}
+
+/// A selection out of some hash slots.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    pub(super) selection: Selection,
+    /// In ascending order.
+    slots: Arc<[u16]>,
+    count: u16,
+}
+
+impl Scope {
+    /// What is selected in all `count` slots, or only in some.
+    pub(super) fn new(selection: Selection, only: Option<&[u16]>, count: u16) -> Scope {
+        let slots = match (&selection, only) {
+            (Selection::Entity(key), _) => vec![key.slot(count)],
+            (_, Some(only)) => only.to_vec(),
+            (_, None) => (0..count).collect(),
+        };
+        Scope { selection, slots: slots.into(), count }
+    }
+
+    pub(super) fn slots(&self) -> impl Iterator<Item = u16> + '_ {
+        self.slots.iter().copied()
+    }
+
+    pub(super) fn slot_after(&self, slot: u16) -> Option<u16> {
+        self.slots.iter().copied().find(|next| *next > slot)
+    }
+
+    /// Whether an entity is selected.
+    pub(super) fn takes(&self, key: &EntityKey) -> bool {
+        let whole = self.slots.len() == usize::from(self.count);
+        self.selection.takes(key) && (whole || self.slots.contains(&key.slot(self.count)))
     }
 }

@@ -126,7 +126,7 @@ impl Around {
         let Around { id, transport, backend, clock, origin } = self;
         let engine = Engine::open(backend.clone(), settings.store, origin)?;
         let reader = Reader::new(backend.clone(), settings.store.slots);
-        let journal = Arc::new(Journal::new(engine.journal_end() - 1));
+        let journal = Arc::new(Journal::new(engine.journal_end() - 1, settings.store.slots));
         let parts = Parts {
             identity: Identity {
                 node: id,

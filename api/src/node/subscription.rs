@@ -28,12 +28,14 @@ use atoll_store::entity::Image;
 use atoll_store::log;
 use atoll_store::mutant::Mutant;
 use atoll_store::name::EntityKey;
-use atoll_store::reader::Range;
 
 use super::cursor::Cursor;
 use super::journal::{Entry, Tail, Topic};
 use super::replay::{DISK_RECORDS, Page, keys_of, page_above};
-use super::{Changed, Node, ReadError, Record, Selection, Start};
+use super::selection::Scope;
+use super::{Changed, Node, ReadError, Record, Start};
+
+mod snapshot;
 
 /// Entities listed in one step of a snapshot, changes read in one step of the journal.
 const PAGE: usize = 256;
@@ -72,7 +74,7 @@ struct Replay {
 /// A running subscription.
 pub struct Subscription {
     node: Node,
-    what: Selection,
+    what: Scope,
     topics: Vec<Topic>,
     notify: Arc<Notify>,
     phase: Phase,
@@ -94,8 +96,8 @@ impl Drop for Subscription {
 }
 
 impl Subscription {
-    pub(super) fn new(node: Node, what: Selection, start: Start) -> Subscription {
-        let topics = what.topics();
+    pub(super) fn new(node: Node, what: Scope, start: Start) -> Subscription {
+        let topics = what.selection.topics();
         let notify = node.journal().listen(&topics);
         let end = node.journal().end();
         let mut subscription = Subscription {
@@ -134,6 +136,11 @@ impl Subscription {
         self.phase = Phase::Live;
         let own = status.starts.iter().position(|(start, _)| *start == place.start);
         let next = own.map(|at| status.starts.get(at + 1).map_or(u64::MAX, |(_, from)| *from));
+        // A copy that was given up and taken again has a journal of its own.
+        let taken = |slot| status.taken_at.get(&slot).copied().unwrap_or(0);
+        if self.what.slots().map(taken).max().unwrap_or(0) > place.position && own.is_some() {
+            return self.reset();
+        }
         if next.is_some_and(|next| place.position < next && place.position <= self.position) {
             self.position = place.position + u64::from(Mutant::ResumeOffByOne.is_on());
             self.told = place.position;
@@ -155,7 +162,8 @@ impl Subscription {
     fn snapshot(&mut self) {
         self.behind = None;
         self.position = self.node.journal().end();
-        self.phase = Phase::Snapshot { slot: 0, after: None };
+        let slot = self.what.slots().next().unwrap_or(0);
+        self.phase = Phase::Snapshot { slot, after: None };
     }
 
     fn cursor(&mut self, position: u64) -> Cursor {
@@ -175,7 +183,7 @@ impl Subscription {
             }
             if let Err(error) = self.advance().await {
                 self.end(match error {
-                    ReadError::Draining => "draining",
+                    ReadError::Draining | ReadError::Elsewhere => "draining",
                     ReadError::Overloaded => "overloaded",
                     ReadError::Quarantined => "quarantined",
                 });
@@ -194,6 +202,10 @@ impl Subscription {
     }
 
     async fn advance(&mut self) -> Result<(), ReadError> {
+        // What is held elsewhere now is read there: the subscriber resumes, and is led to it.
+        if !matches!(self.phase, Phase::Ended) && !self.node.serves_all(self.what.slots()) {
+            return Err(ReadError::Elsewhere);
+        }
         match &self.phase {
             Phase::Snapshot { slot, after } => {
                 let (slot, after) = (*slot, after.clone());
@@ -213,55 +225,6 @@ impl Subscription {
             Phase::Live => self.read().await,
             Phase::Ended => std::future::pending().await,
         }
-    }
-
-    /// One page of the snapshot.
-    async fn list(&mut self, slot: u16, after: Option<EntityKey>) -> Result<(), ReadError> {
-        let (page, next) = match &self.what {
-            Selection::Entity(key) => {
-                let image = self.node.read(key).await?;
-                let absent = image.is_absent(self.node.now());
-                let found = (!absent).then(|| (key.clone(), image));
-                (found.into_iter().collect(), None)
-            }
-            Selection::Prefix { kind, collection, prefix } => {
-                let (kind, collection, prefix) = (*kind, collection.clone(), prefix.clone());
-                let after = after.map(|key| key.id.as_str().to_owned());
-                let range = Range { kind, collection, prefix, after };
-                let page = self.node.list_range(range, PAGE).await?;
-                let last = page.last().map(|(key, _)| (0, Some(key.clone())));
-                (page, last)
-            }
-            Selection::All { .. } => self.list_slot(slot, after).await?,
-        };
-        let nowhere = Cursor::nowhere();
-        for (key, image) in page.into_iter().filter(|(key, _)| self.what.takes(key)) {
-            let changed = Changed { key, image, origin_region: "".into() };
-            self.queue.push_back((Record::Snapshot(changed), nowhere.clone()));
-        }
-        match next {
-            Some((slot, after)) => self.phase = Phase::Snapshot { slot, after },
-            None => {
-                self.phase = Phase::Live;
-                let cursor = self.cursor(self.position);
-                self.queue.push_back((Record::Ready, cursor));
-            }
-        }
-        Ok(())
-    }
-
-    #[allow(clippy::type_complexity)]
-    async fn list_slot(
-        &self,
-        slot: u16,
-        after: Option<EntityKey>,
-    ) -> Result<(Vec<(EntityKey, Arc<Image>)>, Option<(u16, Option<EntityKey>)>), ReadError> {
-        let page = self.node.list_slot(slot, after, PAGE).await?;
-        let next = match page.last() {
-            Some((last, _)) if page.len() == PAGE => Some((slot, Some(last.clone()))),
-            _ => (slot + 1 < self.node.slots()).then_some((slot + 1, None)),
-        };
-        Ok((page, next))
     }
 
     /// Live: what is after the position, or a wait for it.
