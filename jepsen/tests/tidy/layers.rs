@@ -7,7 +7,7 @@
 use crate::source::{Source, words};
 
 /// Names that belong to one place each, and the paths that may name them.
-const OWNED: [(&str, &[&str], &[&str]); 4] = [
+const OWNED: [(&str, &[&str], &[&str]); 5] = [
     ("the storage engine", &["sled"], &["store/src/backend/sled.rs"]),
     (
         "the transport",
@@ -15,6 +15,7 @@ const OWNED: [(&str, &[&str], &[&str]); 4] = [
         &["replication/src/transport/", "replication/src/transport.rs"],
     ),
     ("consensus", &["raft"], &["sharding/src/raft/"]),
+    ("failure detection", &["foca"], &["sharding/src/membership/swim/"]),
     (
         "JSON",
         &["serde_json"],
@@ -31,7 +32,8 @@ const OWNED: [(&str, &[&str], &[&str]); 4] = [
 ];
 
 /// Code that knows no runtime, no clock, no chance and no order of hashes.
-const CORES: [&str; 3] = ["store/src/", "replication/src/core/", "sharding/src/placement"];
+const CORES: [&str; 4] =
+    ["store/src/", "replication/src/core/", "sharding/src/placement", "sharding/src/membership/"];
 
 /// What cores may not name.
 const IMPURE: [&str; 7] =
