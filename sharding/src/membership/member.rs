@@ -242,10 +242,11 @@ mod tests {
     fn any_record() -> impl Strategy<Value = Record> {
         let verdict =
             prop_oneof![Just(Verdict::Alive), Just(Verdict::Suspect), Just(Verdict::Down)];
-        (0..3u64, 0..3u32, verdict, 0..3u16)
-            .prop_map(|(incarnation, revision, verdict, suspicion)| {
+        (0..3u64, 0..3u32, verdict, 0..3u16).prop_map(
+            |(incarnation, revision, verdict, suspicion)| {
                 record(incarnation, revision, verdict, suspicion)
-            })
+            },
+        )
     }
 
     /// Without what does not count: the number of a death.

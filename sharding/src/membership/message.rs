@@ -7,6 +7,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use atoll_replication::transport::NodeId;
+
 use super::member::Record;
 
 /// Longest frame: what the slowest link carries in a second or so.
@@ -21,16 +23,12 @@ pub(super) enum Message {
     /// What changed.
     News(Vec<Record>),
     /// All that the sender knows of a region.
-    Whole {
-        region: String,
-        records: Vec<Record>,
-    },
+    Whole { region: String, records: Vec<Record> },
     /// What the sender knows, as a hash by region. Who knows something else answers with `Whole`
     /// and, unless this is an answer, its own hashes of the regions in which they differ.
-    Digests {
-        answer: bool,
-        regions: Vec<(String, u64)>,
-    },
+    Digests { answer: bool, regions: Vec<(String, u64)> },
+    /// The sender suspects a node of its region.
+    Accused { node: NodeId, incarnation: u64, suspicion: u16 },
     /// The sender has no use for this connection; who has none either closes it.
     Spare,
 }

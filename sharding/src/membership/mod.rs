@@ -17,6 +17,7 @@
 //! away whole (its nodes are to leave, or stay listed).
 
 mod dial;
+mod doubt;
 mod member;
 mod message;
 mod news;
@@ -32,8 +33,8 @@ use atoll_replication::transport::NodeId;
 use atoll_store::dot::Millis;
 
 use dial::Dialling;
-pub use member::{Member, RELAY, State};
 use member::{Facts, Life, Record, Verdict};
+pub use member::{Member, RELAY, State};
 use random::Random;
 use swim::{Id, Swim};
 use table::Table;
@@ -236,6 +237,8 @@ pub struct Membership {
     swim: Swim,
     table: Table,
     peers: BTreeMap<NodeId, Peer>,
+    /// By suspect: who told this node of the suspicion.
+    accusers: BTreeMap<NodeId, BTreeSet<NodeId>>,
     dialling: Dialling,
     /// When something was last heard of another region, by this node.
     heard: BTreeMap<String, Millis>,
@@ -288,6 +291,7 @@ impl Membership {
             relays: config.relays,
             random,
             peers: BTreeMap::new(),
+            accusers: BTreeMap::new(),
             dialling: Dialling::new(config.seeds),
             heard: BTreeMap::new(),
             reached: BTreeMap::new(),

@@ -53,6 +53,9 @@ impl Membership {
             Message::News(records) => self.learn_all(now, peer, records),
             Message::Whole { region, records } => self.learn_region(now, peer, &region, records),
             Message::Digests { answer, regions } => self.compare(peer, answer, regions),
+            Message::Accused { node, incarnation, suspicion } => {
+                self.accused(now, peer, (node, incarnation, suspicion));
+            }
             Message::Spare => self.offered(peer),
         }
         // Who it is may be known by now.
@@ -205,8 +208,7 @@ impl Membership {
         if self.is_relay() {
             groups.extend(self.far_regions().iter().map(|region| self.peers_of(region)));
         }
-        let with: Vec<NodeId> =
-            groups.iter().filter_map(|group| self.random.pick(group)).collect();
+        let with: Vec<NodeId> = groups.iter().filter_map(|group| self.random.pick(group)).collect();
         let regions = self.table.digests().into_iter().collect();
         self.send(&with, &Message::Digests { answer: false, regions });
     }
@@ -231,8 +233,10 @@ impl Membership {
         for node in self.swim.changed() {
             if let Some(view) = self.swim.view(node) {
                 self.table.judge(now, node, &view);
+                self.acquit(node, view.verdict);
             }
         }
+        self.accuse();
         let incarnation = self.swim.own().incarnation;
         if incarnation != self.table.own().incarnation {
             self.table.change_own(|own| own.incarnation = incarnation);
@@ -279,5 +283,137 @@ impl Membership {
         let all: Vec<NodeId> = self.peers.keys().copied().collect();
         let news = Message::News(vec![self.table.own().clone()]);
         self.send(&all, &news);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::member::{Facts, Life};
+    use super::super::{Config, Event, Timing};
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId([number; 16])
+    }
+
+    fn record(number: u8, region: &str) -> Record {
+        let facts = Facts {
+            name: format!("n{number}"),
+            region: region.to_owned(),
+            zone: String::new(),
+            address: format!("n{number}:7401"),
+            roles: BTreeSet::new(),
+            version: String::new(),
+            reaches: BTreeSet::new(),
+        };
+        Record {
+            node: node(number),
+            incarnation: 7,
+            revision: 1,
+            life: Life::Up,
+            facts,
+            verdict: Verdict::Alive,
+            suspicion: 0,
+        }
+    }
+
+    /// Node 1 of region eu, connected to these.
+    fn connected(peers: &[Record]) -> Membership {
+        let config = Config {
+            node: node(1),
+            name: "n1".into(),
+            region: "eu".into(),
+            zone: String::new(),
+            address: "n1:7401".into(),
+            roles: BTreeSet::new(),
+            version: String::new(),
+            incarnation: 7,
+            seed: 1,
+            seeds: BTreeSet::new(),
+            relays: 2,
+            members_max: 100,
+            timing: Timing::default(),
+        };
+        let mut core = Membership::new(config).unwrap();
+        for peer in peers {
+            core.step(10, Event::Connected(peer.node));
+            core.step(10, Event::Frame(peer.node, Message::News(vec![peer.clone()]).encode()));
+        }
+        core
+    }
+
+    fn told(core: &mut Membership, by: u8, message: &Message) -> Vec<(NodeId, State)> {
+        let effects = core.step(20, Event::Frame(node(by), message.encode()));
+        effects.changes.iter().map(|member| (member.node, member.state)).collect()
+    }
+
+    #[test]
+    fn outsiders_are_not_believed_about_the_own_region() {
+        let mut core = connected(&[record(2, "us"), record(3, "eu")]);
+        let stranger = record(4, "eu");
+        let mut dead = record(3, "eu");
+        dead.verdict = Verdict::Down;
+        let news = Message::News(vec![stranger, dead]);
+        assert_eq!(told(&mut core, 2, &news), []);
+        assert_eq!(
+            told(&mut core, 3, &Message::News(vec![record(4, "eu")])),
+            [(node(4), State::Up)]
+        );
+    }
+
+    #[test]
+    fn a_region_is_believed_about_its_own() {
+        let mut core = connected(&[record(2, "us"), record(5, "us")]);
+        let mut dead = record(5, "us");
+        dead.verdict = Verdict::Down;
+        assert_eq!(told(&mut core, 2, &Message::News(vec![dead])), [(node(5), State::Down)]);
+        assert_eq!(told(&mut core, 2, &Message::News(vec![record(5, "us")])), []);
+        let mut reborn = record(5, "us");
+        reborn.incarnation += 1;
+        assert_eq!(told(&mut core, 2, &Message::News(vec![reborn])), [(node(5), State::Up)]);
+    }
+
+    #[test]
+    fn news_of_a_death_of_a_stranger_is_no_news() {
+        let mut core = connected(&[record(2, "us")]);
+        let mut dead = record(5, "us");
+        dead.verdict = Verdict::Down;
+        assert_eq!(told(&mut core, 2, &Message::News(vec![dead])), []);
+        assert_eq!(core.members().count(), 2);
+    }
+
+    #[test]
+    fn a_node_that_hears_that_it_is_dead_goes_on_under_a_higher_incarnation() {
+        let mut core = connected(&[record(2, "eu"), record(3, "eu")]);
+        let mut dead = core.table.own().clone();
+        dead.verdict = Verdict::Down;
+        let effects = core.step(20, Event::Frame(node(2), Message::News(vec![dead]).encode()));
+        assert_eq!(core.member(node(1)).unwrap().incarnation, 8);
+        let told: BTreeSet<NodeId> = effects.frames.iter().map(|(to, _)| *to).collect();
+        assert_eq!(told, BTreeSet::from([node(2), node(3)]), "and says so");
+    }
+
+    #[test]
+    fn lists_too_long_for_a_frame_travel_in_parts() {
+        let long = |number: u16| {
+            let mut record = record(1, "eu");
+            record.node.0[..2].copy_from_slice(&number.to_be_bytes());
+            record.facts.address = "a".repeat(255);
+            record.facts.roles = (0..16).map(|role| format!("{role:0>255}")).collect();
+            record.facts.reaches = (0..64).map(|region| format!("{region:0>255}")).collect();
+            record
+        };
+        let records: Vec<Record> = (0..100).map(long).collect();
+        let frames = Message::whole("eu", records.clone());
+        let mut read = Vec::new();
+        for frame in &frames {
+            match Message::decode(frame).unwrap() {
+                Message::News(records) => read.extend(records),
+                other => panic!("{other:?} claims to be whole"),
+            }
+        }
+        assert_eq!(read, records);
+        let short = Message::whole("eu", records[..2].to_vec());
+        assert!(matches!(Message::decode(&short[0]), Ok(Message::Whole { .. })));
     }
 }

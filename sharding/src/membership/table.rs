@@ -319,8 +319,7 @@ impl Table {
         for entry in self.entries.values().filter(|entry| !entry.record.is_down()) {
             let record = &entry.record;
             let hasher = hashers.entry(&record.facts.region).or_default();
-            let suspect =
-                entry.shown.as_ref().is_some_and(|member| member.state == State::Suspect);
+            let suspect = entry.shown.as_ref().is_some_and(|member| member.state == State::Suspect);
             hasher.update(&record.node.0);
             hasher.update(&record.incarnation.to_be_bytes());
             hasher.update(&record.revision.to_be_bytes());

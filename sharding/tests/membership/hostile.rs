@@ -84,9 +84,10 @@ proptest! {
         for bytes in garbage {
             let mut formed = bytes.clone();
             formed.insert(0, 1);
+            let (now, node) = (world.now, world.nodes.get_mut(&1).unwrap());
             for bytes in [bytes, formed] {
-                world.event(1, Event::Frame(id(2), bytes.clone().into()));
-                world.event(1, Event::Datagram(id(2), bytes.into()));
+                node.core.step(now, Event::Frame(id(2), bytes.clone().into()));
+                node.core.step(now, Event::Datagram(id(2), bytes.into()));
             }
         }
     }
@@ -96,10 +97,12 @@ proptest! {
 fn a_frame_that_is_none_is_the_peers_fault() {
     let mut world = World::region(1, 2);
     world.run(1_000);
-    let effects = world.nodes.get_mut(&1).unwrap().core.step(
-        world.now,
-        Event::Frame(id(2), Bytes::from_static(b"\x09what")),
-    );
+    let effects = world
+        .nodes
+        .get_mut(&1)
+        .unwrap()
+        .core
+        .step(world.now, Event::Frame(id(2), Bytes::from_static(b"\x09what")));
     assert_eq!(effects.reject, [(id(2), "a membership frame of unknown form")]);
 }
 
@@ -180,9 +183,8 @@ fn a_configuration_that_cannot_work_says_what_is_wrong() {
 fn discovered_addresses_are_dialled_until_they_answer_or_vanish() {
     let mut world = World::new(1);
     world.start(1, "eu", &[2, 3]);
-    let dialled = |world: &World| -> Vec<String> {
-        world.nodes[&1].dialled.iter().cloned().collect()
-    };
+    let dialled =
+        |world: &World| -> Vec<String> { world.nodes[&1].dialled.iter().cloned().collect() };
     assert_eq!(dialled(&world), [address(2), address(3)]);
     world.event(1, Event::Discovered(BTreeSet::from([address(1), address(3)])));
     assert_eq!(dialled(&world), [address(3)], "never its own");

@@ -74,7 +74,10 @@ pub struct World {
     pub cut: BTreeSet<(u8, u8)>,
     /// Pairs between which no datagram passes.
     pub muted: BTreeSet<(u8, u8)>,
-    pub rejected: usize,
+    /// Pairs between which frames pass a minute late: their streams are full of other things.
+    pub clogged: BTreeSet<(u8, u8)>,
+    /// Connections closed because a core asked for it.
+    pub closed: usize,
     pub timing: Timing,
     pub roles: BTreeMap<u8, &'static str>,
     starts: u64,
@@ -106,7 +109,8 @@ impl World {
             loss: 0,
             cut: BTreeSet::new(),
             muted: BTreeSet::new(),
-            rejected: 0,
+            clogged: BTreeSet::new(),
+            closed: 0,
             timing: Timing::default(),
             roles: BTreeMap::new(),
             starts: 0,
@@ -256,7 +260,7 @@ impl World {
         for member in effects.changes {
             self.told.push(Told { at: self.now, by: number, member });
         }
-        self.rejected += effects.reject.len();
+        assert!(effects.reject.is_empty(), "{:?}", effects.reject);
         for (to, bytes) in effects.datagrams {
             assert!(bytes.len() <= 1_100, "{} bytes", bytes.len());
             let to = to.0[0];
@@ -271,7 +275,8 @@ impl World {
             let to = to.0[0];
             self.count(number, frame.len());
             if let Some(epoch) = self.links.get(&pair(number, to)).copied() {
-                let after = self.latency(number, to);
+                let late = if self.clogged.contains(&pair(number, to)) { 60_000 } else { 0 };
+                let after = self.latency(number, to) + late;
                 self.put(after, Wire::Frame(number, to, epoch, frame));
             }
         }
@@ -284,6 +289,7 @@ impl World {
             self.put(3, Wire::Dial(number, address));
         }
         for peer in effects.disconnect {
+            self.closed += 1;
             self.unlink(pair(number, peer.0[0]));
         }
     }
@@ -337,20 +343,21 @@ impl World {
 
     fn poll(&mut self, number: u8) {
         let Some(node) = self.nodes.get(&number) else { return };
-        let (now, node_region) = (self.now, node.region.clone());
+        let now = self.now;
         if node.paused_until <= now {
-            let speaks = |other: &u8| self.nodes.get(other).is_some_and(|o| o.paused_until <= now);
-            let alive = now % KEEP_ALIVE_MS < POLL_MS;
-            let ends = self.links.keys().filter(|ends| ends.0 == number || ends.1 == number);
-            let peers = ends.map(|ends| if ends.0 == number { ends.1 } else { ends.0 });
-            let reached = |other: &u8| !self.cut.contains(&pair(number, *other));
-            let peers: BTreeSet<u8> =
-                peers.filter(|other| alive && speaks(other) && reached(other)).collect();
-            debug_assert!(!node_region.is_empty());
-            let heard = std::mem::take(&mut self.nodes.get_mut(&number).unwrap().heard);
-            for peer in peers.union(&heard) {
-                if self.is_linked(number, *peer) {
-                    self.event(number, Event::Heard(id(*peer)));
+            let mut peers = node.heard.clone();
+            if now % KEEP_ALIVE_MS < POLL_MS {
+                let speaks =
+                    |other: &u8| self.nodes.get(other).is_some_and(|o| o.paused_until <= now);
+                let reached = |other: &u8| !self.cut.contains(&pair(number, *other));
+                let numbers = self.nodes.keys().copied();
+                let linked = numbers.filter(|other| self.is_linked(number, *other));
+                peers.extend(linked.filter(|other| speaks(other) && reached(other)));
+            }
+            self.nodes.get_mut(&number).unwrap().heard.clear();
+            for peer in peers {
+                if self.is_linked(number, peer) {
+                    self.event(number, Event::Heard(id(peer)));
                 }
             }
         }

@@ -123,7 +123,11 @@ fn take_message(buf: &mut impl Buf) -> Result<Message<Id>, Malformed> {
 impl foca::Codec<Id> for Codec {
     type Error = Malformed;
 
-    fn encode_header(&mut self, header: &Header<Id>, mut buf: impl BufMut) -> Result<(), Malformed> {
+    fn encode_header(
+        &mut self,
+        header: &Header<Id>,
+        mut buf: impl BufMut,
+    ) -> Result<(), Malformed> {
         let (kind, probe, node) = parts(&header.message);
         let extra = probe.map_or(0, |_| 1) + node.map_or(0, |_| ID_BYTES);
         if buf.remaining_mut() < 2 * ID_BYTES + 4 + extra {
@@ -156,7 +160,11 @@ impl foca::Codec<Id> for Codec {
         Ok(Header { src, src_incarnation, dst, message })
     }
 
-    fn encode_member(&mut self, member: &Member<Id>, mut buf: impl BufMut) -> Result<(), Malformed> {
+    fn encode_member(
+        &mut self,
+        member: &Member<Id>,
+        mut buf: impl BufMut,
+    ) -> Result<(), Malformed> {
         if buf.remaining_mut() < MEMBER_BYTES {
             return Err(Malformed::Full);
         }

@@ -71,6 +71,8 @@ pub(super) struct Swim {
     checks: BTreeMap<NodeId, Check>,
     views: BTreeMap<NodeId, View>,
     changed: BTreeSet<NodeId>,
+    /// Whom this node itself began to suspect.
+    raised: BTreeSet<NodeId>,
 }
 
 /// What the SWIM crate wants done.
@@ -154,6 +156,7 @@ impl Swim {
             checks: BTreeMap::new(),
             views: BTreeMap::new(),
             changed: BTreeSet::new(),
+            raised: BTreeSet::new(),
         }
     }
 
@@ -170,6 +173,17 @@ impl Swim {
     /// Nodes of which something else is believed than before.
     pub(super) fn changed(&mut self) -> BTreeSet<NodeId> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Whom this node began to suspect, and still does.
+    pub(super) fn raised(&mut self) -> BTreeSet<NodeId> {
+        let mut raised = std::mem::take(&mut self.raised);
+        raised.retain(|node| self.verdict(*node) == Some(Verdict::Suspect));
+        raised
+    }
+
+    fn verdict(&self, node: NodeId) -> Option<Verdict> {
+        self.views.get(&node).map(|view| view.verdict)
     }
 
     /// Datagrams to send.
@@ -192,7 +206,7 @@ impl Swim {
             }
             let timer = first.remove();
             match &timer {
-                Timer::ProbeRandomMember(_) => self.count_heard_as_answer(now),
+                Timer::ProbeRandomMember(_) => self.judge_probe(now),
                 Timer::ChangeSuspectToDown { member_id, incarnation, .. }
                     if !self.is_suspect(*member_id, *incarnation) =>
                 {
@@ -203,6 +217,18 @@ impl Swim {
             self.run(now, |foca, outbox| foca.handle_timer(timer, outbox));
         }
         self.run_checks(now);
+    }
+
+    /// A probe is over, and the next begins.
+    fn judge_probe(&mut self, now: Millis) {
+        let Some((probed, probe, at)) = self.outbox.probed.take() else { return };
+        // Whoever was heard from since has answered it.
+        if self.heard.get(&probed.node).is_some_and(|heard| *heard >= at) {
+            self.answer(now, probed, probe);
+        } else if self.verdict(probed.node) == Some(Verdict::Alive) {
+            // If this makes it a suspect, it is this node's doing.
+            self.raised.insert(probed.node);
+        }
     }
 
     /// Whether a suspicion still stands. The crate tells a node that it is dead whenever its time
@@ -297,10 +323,7 @@ impl Swim {
         for helper in helpers.iter().take(HELPERS).filter(|helper| **helper != node) {
             let Some(known) = self.views.get(helper) else { continue };
             let dst = Id { node: *helper, incarnation: known.incarnation };
-            let message = Message::PingReq { target, probe_number: 0 };
-            // Suspicion 0 claims nothing about the own life.
-            let header = Header { src: self.own(), src_incarnation: 0, dst, message };
-            self.outbox.datagrams.push((*helper, Datagram::encode(&header).into()));
+            self.send_raw(dst, Message::PingReq { target, probe_number: 0 });
         }
         self.checks.insert(node, Check { due: now + CHECK_MS, raised: None });
     }
@@ -315,6 +338,7 @@ impl Swim {
             match (check.raised, view.verdict) {
                 (None, Verdict::Alive | Verdict::Suspect) => {
                     self.learn(now, id, Verdict::Suspect, view.suspicion);
+                    self.raised.insert(node);
                     let (due, raised) = (now + self.suspect_ms, Some(view.suspicion));
                     self.checks.insert(node, Check { due, raised });
                 }
@@ -326,14 +350,33 @@ impl Swim {
         }
     }
 
-    /// Before a probe is judged: whoever was heard from since has answered it.
-    fn count_heard_as_answer(&mut self, now: Millis) {
-        let Some((src, probe, at)) = self.outbox.probed.take() else { return };
-        if self.heard.get(&src.node).is_some_and(|heard| *heard >= at) {
-            let message = Message::Ack(probe);
-            let answer =
-                Datagram::encode(&Header { src, src_incarnation: 0, dst: self.own(), message });
-            self.run(now, |foca, outbox| foca.handle_data(&answer, outbox));
+    /// Answers a probe on a node's behalf.
+    fn answer(&mut self, now: Millis, src: Id, probe: u8) {
+        let message = Message::Ack(probe);
+        let header = Header { src, src_incarnation: 0, dst: self.own(), message };
+        let answer = Datagram::encode(&header);
+        self.run(now, |foca, outbox| foca.handle_data(&answer, outbox));
+    }
+
+    /// Asks a connected node whether it is there; whatever it answers is a sign of life.
+    pub(super) fn look(&mut self, node: NodeId) {
+        let Some(view) = self.views.get(&node) else { return };
+        let dst = Id { node, incarnation: view.incarnation };
+        self.send_raw(dst, Message::Ping(0));
+    }
+
+    /// Sends a message that the crate does not know of.
+    fn send_raw(&mut self, dst: Id, message: Message<Id>) {
+        // Suspicion 0 claims nothing about the own life.
+        let header = Header { src: self.own(), src_incarnation: 0, dst, message };
+        self.outbox.datagrams.push((dst.node, Datagram::encode(&header).into()));
+    }
+
+    /// A suspicion of a node that is known.
+    pub(super) fn suspect(&mut self, now: Millis, node: NodeId, suspicion: u16) {
+        if let Some(view) = self.views.get(&node) {
+            let id = Id { node, incarnation: view.incarnation };
+            self.learn(now, id, Verdict::Suspect, suspicion);
         }
     }
 
