@@ -55,6 +55,11 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// What one region has recorded, by slot.
+    pub fn of_region(region: &str, slots: Vec<BTreeSet<NodeId>>) -> Placement {
+        Placement { regions: BTreeMap::from([(region.to_owned(), slots)]) }
+    }
+
     /// The regions that hold replicas.
     pub fn regions(&self) -> impl Iterator<Item = &str> {
         self.regions.keys().map(String::as_str)

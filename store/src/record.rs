@@ -59,6 +59,8 @@ pub enum RecordKind {
     Index = 7,
     /// State received in chunks and not yet switched over to.
     Staged = 8,
+    /// What a voter must not forget: starts of disks; a group's votes, log and snapshot.
+    Raft = 9,
 }
 
 impl RecordKind {
@@ -72,6 +74,7 @@ impl RecordKind {
             6 => Self::Fact,
             7 => Self::Index,
             8 => Self::Staged,
+            9 => Self::Raft,
             _ => return None,
         })
     }

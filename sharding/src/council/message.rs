@@ -1,0 +1,98 @@
+//! What councils of a region say to each other.
+//!
+//! ```text
+//! frame    format u8 · identity of the council that the sender belongs to · message (postcard)
+//! ```
+//!
+//! Invariants:
+//! 1. Every frame says which council, which epoch and which group it speaks of; nothing else of
+//!    it is looked at before that was compared.
+//! 2. Garbage is `None`, never a panic.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use atoll_replication::placement::RegionPlacement;
+use atoll_replication::transport::NodeId;
+
+use crate::raft::starts::Hello;
+use crate::raft::{Config, Message as GroupMessage};
+
+/// The format that is written, and the only one that is read.
+const FORMAT: u8 = 1;
+
+/// Which council, re-formed how often, and which group of voters carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    /// Drawn when the council was formed.
+    pub council: u64,
+    /// Rises when it is re-formed.
+    pub epoch: u64,
+    /// Drawn at each forming, so that two at once are not taken for one.
+    pub group: u64,
+}
+
+/// What a node asks of its council, until the record shows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// This node has all of a slot, whose set has this epoch.
+    CaughtUp { node: NodeId, slot: u16, epoch: u64 },
+    /// This node wants to leave, in this start.
+    Leave { node: NodeId, start: u64 },
+    /// An operator says that this node will not come back.
+    Evict { node: NodeId },
+}
+
+/// Whether a record shows what was reported, or that it is without object.
+pub(super) fn is_done(report: &Report, record: &RegionPlacement) -> bool {
+    match *report {
+        Report::CaughtUp { node, slot, epoch } => {
+            let slot = record.slots.get(usize::from(slot));
+            slot.is_none_or(|slot| slot.epoch > epoch || slot.counts(node))
+        }
+        Report::Leave { node, .. } | Report::Evict { node } => !record.nodes.contains_key(&node),
+    }
+}
+
+/// Who is in the group, for those who do not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Roll {
+    /// The index at which it was applied.
+    pub(super) index: u64,
+    pub(super) config: Config,
+    pub(super) peers: BTreeMap<u64, NodeId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// The sender's start (R13).
+    Hello(Hello),
+    /// What the disk `by` makes of the start with this nonce.
+    Answer { nonce: u64, by: u64, stale: bool, roll: Option<Roll> },
+    /// The sender's start is not known here: say it.
+    Who,
+    /// A member of the group, in the start with this nonce, to another.
+    Raft { nonce: u64, message: GroupMessage },
+    /// The leader, to every node: who leads, and who votes.
+    Notice { leader: NodeId, voters: Vec<NodeId> },
+    /// Towards the leader; forwarded once at most.
+    Report { report: Report, forwarded: bool },
+    /// The frame was of another council, epoch or group.
+    Refused,
+}
+
+pub(super) fn encode(identity: Identity, message: &Message) -> Bytes {
+    let body = postcard::to_stdvec(&(identity, message)).expect("a message encodes to memory");
+    [&[FORMAT][..], &body].concat().into()
+}
+
+pub(super) fn decode(frame: &[u8]) -> Option<(Identity, Message)> {
+    let (format, body) = frame.split_first()?;
+    if *format != FORMAT {
+        return None;
+    }
+    let (value, rest) = postcard::take_from_bytes(body).ok()?;
+    rest.is_empty().then_some(value)
+}
