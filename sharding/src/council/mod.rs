@@ -294,6 +294,8 @@ pub struct Council {
     inbox: BTreeSet<Report>,
     /// What the last decision looked at: it is not taken again for the same.
     decided: Option<(u64, BTreeMap<NodeId, Life>)>,
+    /// Replicas on their way, after what was applied.
+    moving: usize,
     published: Version,
     shown: View,
     trouble: Option<Trouble>,
@@ -333,6 +335,7 @@ impl Council {
             pending: BTreeMap::new(),
             inbox: BTreeSet::new(),
             decided: None,
+            moving: 0,
             published: Version::default(),
             shown: View::default(),
             trouble: None,
@@ -528,6 +531,7 @@ impl Council {
             Applied::State(state) => self.state = State::decode(&state).or(self.state.take()),
             Applied::Members => {}
         }
+        self.moving = self.state.as_ref().map_or(0, State::moving);
     }
 
     fn publish(&mut self) {
@@ -552,7 +556,7 @@ impl Council {
             disk: self.starts.disk(),
             leader,
             voters: voters.unwrap_or_default(),
-            moving: self.state.as_ref().map_or(0, State::moving),
+            moving: self.moving,
             trouble: self.trouble.clone(),
             ..View::default()
         };

@@ -52,7 +52,8 @@ impl Outlook<'_> {
     /// when nothing is to be moved, who may go.
     pub(super) fn commands(&self) -> Vec<Command> {
         let mut commands = self.news();
-        if commands.is_empty() {
+        // Placement is worth its while only where something could come of it.
+        if commands.is_empty() && !self.is_busy() {
             let desired = self.desired();
             commands = self.moves(&desired);
             if commands.is_empty() {
@@ -60,6 +61,12 @@ impl Outlook<'_> {
             }
         }
         commands
+    }
+
+    /// Whether as many replicas are on their way as may be, and all of them can arrive.
+    fn is_busy(&self) -> bool {
+        let joining = || self.state.slots.iter().flat_map(Slot::joining);
+        joining().count() >= self.moves && !joining().any(|node| self.is_lost_to(node))
     }
 
     fn life(&self, node: NodeId) -> Life {

@@ -189,7 +189,7 @@ impl Council {
         if let Some(promise) = message.promise() {
             self.starts.notice(message.from(), promise);
         }
-        let effects = group.step(now, GroupEvent::Received(message));
+        let effects = group.step(now, GroupEvent::Received(from, message));
         self.absorb(effects);
     }
 

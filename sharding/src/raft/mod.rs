@@ -49,6 +49,8 @@ const HEARTBEAT_TICKS: usize = 2;
 const SNAPSHOT_TICKS: u32 = 10;
 /// Most bytes of entries in one message; one entry may be larger.
 const MESSAGE_BYTES: u64 = 64 << 10;
+/// Disks whose nodes are remembered from what they said; far more than members.
+const ROUTES_MAX: usize = 256;
 /// Most messages under way to one follower.
 const INFLIGHT: usize = 64;
 
@@ -57,8 +59,8 @@ const INFLIGHT: usize = 64;
 pub enum Event {
     /// Time passed: see [`Group::deadline`].
     Tick,
-    /// A member's message.
-    Received(Message),
+    /// A message of this node's disk, whose start was recognised.
+    Received(NodeId, Message),
     /// The leader wants this command in the log; who does not lead drops it. Never empty.
     Propose(Bytes),
     /// The leader wants this change of members.
@@ -127,7 +129,10 @@ pub struct Group {
     /// Election timeouts that ran out here.
     attempts: u64,
     ticked: Option<Millis>,
+    /// The nodes of members' disks, as recorded.
     peers: BTreeMap<u64, NodeId>,
+    /// The nodes that disks were heard from: where they are now.
+    routes: BTreeMap<u64, NodeId>,
     config: Config,
     /// Ticks since a snapshot was sent, by who has not acknowledged it.
     snapshots: BTreeMap<u64, u32>,
@@ -202,6 +207,7 @@ impl Group {
             attempts: 0,
             ticked: None,
             peers: BTreeMap::new(),
+            routes: BTreeMap::new(),
             config: snapshot.config.clone(),
             snapshots: BTreeMap::new(),
             accepts,
@@ -222,10 +228,11 @@ impl Group {
                 self.tick(now);
                 Ok(())
             }
-            Event::Received(message) if self.is_plausible(&message) => {
+            Event::Received(node, message) if self.is_plausible(&message) => {
+                self.set_address(message.from, node);
                 self.raw.step(message.into_raft())
             }
-            Event::Received(_) => Ok(()),
+            Event::Received(..) => Ok(()),
             Event::Propose(command) => self.raw.propose(Vec::new(), command.to_vec()),
             Event::Change(change) => {
                 self.raw.propose_conf_change(change.encode(), change.to_raft())
@@ -336,7 +343,7 @@ impl Group {
 
     fn send(&self, messages: Vec<RaftMessage>, out: &mut Effects) {
         for message in &messages {
-            let to = self.peers.get(&message.to);
+            let to = self.routes.get(&message.to).or(self.peers.get(&message.to));
             if let (Some(node), Some(message)) = (to, Message::from_raft(message)) {
                 out.sends.push((*node, message));
             }
@@ -408,9 +415,10 @@ impl Group {
 
     /// A disk's node is this, whatever was recorded.
     pub fn set_address(&mut self, disk: u64, node: NodeId) {
-        if let Some(known) = self.peers.get_mut(&disk) {
-            *known = node;
+        if self.routes.len() > ROUTES_MAX {
+            self.routes.clear();
         }
+        self.routes.insert(disk, node);
     }
 
     /// The member that this is.

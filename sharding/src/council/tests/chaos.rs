@@ -1,0 +1,93 @@
+//! Many seeds of faults, after which all must be well again.
+
+use super::world::World;
+use super::*;
+
+/// A region of a few nodes that replaces and forgets soon.
+fn region(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.limits = Limits { replace_after_ms: 4_000, forget_after_ms: 12_000, moves: 4 };
+    let nodes = 2 + world.random.below(4) as usize;
+    world.add(nodes, 3);
+    world.form(0, 6);
+    world.may_shrink = true;
+    world.run(3_000);
+    world
+}
+
+/// Heals everything, and waits for rest.
+fn heal(world: &mut World) {
+    world.loss = 0;
+    world.cut.clear();
+    for place in 0..world.places.len() {
+        if !world.is_up(place) {
+            world.start(place);
+        }
+    }
+    let before = world.newest().version;
+    world.settle();
+    for place in world.up() {
+        let node = world.places[place].id;
+        if world.council(place).is_released(node) {
+            world.crash(place);
+        }
+    }
+    assert!(world.newest().version >= before, "what was published is not taken back");
+    world.check_rest();
+}
+
+fn fault(world: &mut World) {
+    let count = world.places.len() as u64;
+    let place = world.random.below(count) as usize;
+    let other = world.random.below(count) as usize;
+    match world.random.below(12) {
+        0..=2 if world.is_up(place) => world.crash(place),
+        0..=4 if !world.is_up(place) => world.start(place),
+        3 => {
+            if let Some(leader) = world.leader() {
+                world.crash(leader);
+            }
+        }
+        5 | 6 if place != other => drop(world.cut.insert((place, other))),
+        7 => world.cut.clear(),
+        8 if count < 7 => world.add(1, 3),
+        9 if world.is_up(place) && world.random.percent(30) => world.leave(place),
+        10 => world.loss = world.random.below(20),
+        _ => world.rename(place),
+    }
+    let time = 200 + 20 * world.random.below(150);
+    world.run(time);
+}
+
+#[test]
+fn r12_what_is_recorded_survives_crashes_cuts_and_loss() {
+    for seed in 0..100 {
+        let mut world = region(seed);
+        for _ in 0..12 {
+            fault(&mut world);
+        }
+        heal(&mut world);
+    }
+}
+
+/// A node loses power, and comes back with an older copy of its disk, while the others are
+/// there. Whatever it had voted for and acknowledged since, it must not contradict.
+fn put_back(world: &mut World, copies: &mut Vec<Vec<atoll_store::backend::memory::Snapshot>>) {
+    let count = world.places.len();
+    let place = world.random.below(count as u64) as usize;
+    if world.is_up(place) {
+        world.crash(place);
+    }
+    world.loss = 0;
+    world.cut.clear();
+    for other in (0..count).filter(|other| *other != place) {
+        if !world.is_up(other) {
+            world.start(other);
+        }
+    }
+    let older = world.random.below(copies[place].len() as u64) as usize;
+    let copy = copies[place][older].clone();
+    world.places[place].disk.restore(&copy);
+    world.start(place);
+    world.run(4_000);
+}
