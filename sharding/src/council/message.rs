@@ -96,3 +96,45 @@ pub(super) fn decode(frame: &[u8]) -> Option<(Identity, Message)> {
     let (value, rest) = postcard::take_from_bytes(body).ok()?;
     rest.is_empty().then_some(value)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(mut bytes in vec(proptest::num::u8::ANY, 0..300)) {
+            let _ = decode(&bytes);
+            bytes.insert(0, FORMAT);
+            let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn frames_read_as_they_were_written_and_not_otherwise() {
+        let identity = Identity { council: 1, epoch: 2, group: 3 };
+        let node = NodeId([7; 16]);
+        let report = Report::CaughtUp { node, slot: 3, epoch: 9 };
+        let hello = Hello { disk: 1, starts: vec![2, 3], promised: (4, 5) };
+        let roll = Roll { index: 1, config: Config::default(), peers: [(1, node)].into() };
+        let messages = [
+            Message::Hello(hello),
+            Message::Answer { nonce: 1, by: 2, stale: false, roll: Some(roll) },
+            Message::Who,
+            Message::Notice { leader: node, voters: vec![node] },
+            Message::Report { report, forwarded: true },
+            Message::Refused,
+        ];
+        for message in messages {
+            let frame = encode(identity, &message);
+            assert_eq!(decode(&frame), Some((identity, message)));
+            assert_eq!(decode(&frame[..frame.len() - 1]), None);
+            assert_eq!(decode(&[&frame[..], &[0]].concat()), None, "nothing may follow");
+            assert_eq!(decode(&[&[9], &frame[1..]].concat()), None, "another format");
+        }
+    }
+}

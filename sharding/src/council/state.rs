@@ -88,13 +88,13 @@ impl Slot {
             true => self.replicas.current = next,
             false => self.replicas.next = Some(next),
         }
-        self.replicas.epoch += 1;
+        self.replicas.epoch = self.replicas.epoch.saturating_add(1);
         self.finish();
     }
 
     fn cancel(&mut self) {
         self.replicas.next = None;
-        self.replicas.epoch += 1;
+        self.replicas.epoch = self.replicas.epoch.saturating_add(1);
         self.caught.clear();
     }
 
@@ -105,7 +105,7 @@ impl Slot {
         }
         if let Some(next) = self.replicas.next.take() {
             self.replicas.current = next;
-            self.replicas.epoch += 1;
+            self.replicas.epoch = self.replicas.epoch.saturating_add(1);
             self.caught.clear();
         }
     }
@@ -117,7 +117,7 @@ impl Slot {
             return;
         }
         self.replicas.current.remove(&node);
-        self.replicas.epoch += 1;
+        self.replicas.epoch = self.replicas.epoch.saturating_add(1);
         self.caught.remove(&node);
         let Some(next) = &mut self.replicas.next else { return };
         next.remove(&node);
@@ -218,8 +218,8 @@ impl State {
 
     /// Goes on under the next epoch.
     pub(super) fn reform(&mut self) {
-        self.version.epoch += 1;
-        self.version.number += 1;
+        self.version.epoch = self.version.epoch.saturating_add(1);
+        self.version.number = self.version.number.saturating_add(1);
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -260,7 +260,7 @@ impl State {
         }
         self.dismiss();
         if self.record() != before {
-            self.version.number += 1;
+            self.version.number = self.version.number.saturating_add(1);
         }
     }
 
@@ -298,7 +298,7 @@ impl State {
     fn admit(&mut self, node: NodeId, name: &str, zone: &str, disk: u64, roles: Roles) {
         let known = self.seats.get(&node);
         let (since, leaving) = known.map_or((self.admissions, None), |s| (s.since, s.leaving));
-        self.admissions += 1;
+        self.admissions = self.admissions.saturating_add(1);
         let (name, zone) = (name.to_owned(), zone.to_owned());
         let seat = Seat { name, zone, disk, roles, since, leaving, evicted: false };
         self.seats.insert(node, seat);

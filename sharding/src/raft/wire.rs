@@ -202,9 +202,14 @@ impl Kind {
                 let mut before = (*index, *log_term);
                 let follows = |entry: &Entry| {
                     let (index, term) = std::mem::replace(&mut before, (entry.index, entry.term));
-                    entry.index == index + 1 && entry.term >= term
+                    entry.index == index + 1 && entry.term >= term.max(1)
                 };
-                small(&[*index, *log_term, *commit]) && entries.iter().all(follows) && last <= term
+                // The crate takes term 0 for that of what lies beyond a log's end.
+                let begins = (*index == 0) == (*log_term == 0);
+                begins
+                    && small(&[*index, *log_term, *commit])
+                    && entries.iter().all(follows)
+                    && last <= term
             }
             Kind::AppendAnswer { index, commit, rejected } => {
                 let (hint, log_term) = rejected.unwrap_or_default();
@@ -215,7 +220,10 @@ impl Kind {
             }
             Kind::VoteAnswer { commit: (at, of), .. } => small(&[*at, *of]),
             Kind::Snapshot(s) => {
-                s.index > 0 && small(&[s.index]) && s.term <= term && s.config.is_sound()
+                s.index > 0
+                    && small(&[s.index])
+                    && (1..=term).contains(&s.term)
+                    && s.config.is_sound()
             }
             Kind::Heartbeat { commit } | Kind::HeartbeatAnswer { commit } => small(&[*commit]),
             Kind::TimeoutNow => true,

@@ -1,5 +1,7 @@
 //! Many seeds of faults, after which all must be well again.
 
+use atoll_store::backend::memory::Snapshot;
+
 use super::world::World;
 use super::*;
 
@@ -72,22 +74,58 @@ fn r12_what_is_recorded_survives_crashes_cuts_and_loss() {
 
 /// A node loses power, and comes back with an older copy of its disk, while the others are
 /// there. Whatever it had voted for and acknowledged since, it must not contradict.
-fn put_back(world: &mut World, copies: &mut Vec<Vec<atoll_store::backend::memory::Snapshot>>) {
-    let count = world.places.len();
-    let place = world.random.below(count as u64) as usize;
+fn put_back(world: &mut World, copies: &[Vec<Snapshot>]) {
+    let place = world.random.below(copies.len() as u64) as usize;
     if world.is_up(place) {
         world.crash(place);
     }
     world.loss = 0;
     world.cut.clear();
-    for other in (0..count).filter(|other| *other != place) {
+    for other in (0..copies.len()).filter(|other| *other != place) {
         if !world.is_up(other) {
             world.start(other);
         }
     }
     let older = world.random.below(copies[place].len() as u64) as usize;
-    let copy = copies[place][older].clone();
-    world.places[place].disk.restore(&copy);
+    world.places[place].disk.restore(&copies[place][older]);
     world.start(place);
-    world.run(4_000);
+    world.run(5_000);
+}
+
+#[test]
+fn r13_an_older_copy_of_a_disk_neither_votes_twice_nor_loses_what_it_acknowledged() {
+    let mut gave_up = 0;
+    for seed in 0..60 {
+        let mut world = World::formed(seed, 3, 2);
+        world.limits = Limits { replace_after_ms: 600_000, ..Limits::default() };
+        let mut copies = vec![Vec::new(); 3];
+        for _ in 0..12 {
+            for (place, copies) in copies.iter_mut().enumerate() {
+                if world.random.percent(60) || copies.is_empty() {
+                    copies.push(world.copy(place));
+                }
+            }
+            let place = world.random.below(3) as usize;
+            match world.random.below(6) {
+                0 => put_back(&mut world, &copies),
+                1 if world.is_up(place) => world.crash(place),
+                1 | 2 if !world.is_up(place) => world.start(place),
+                2 => drop(world.cut.insert((place, (place + 1) % 3))),
+                3 => world.cut.clear(),
+                _ => world.rename(place),
+            }
+            let time = 100 + 20 * world.random.below(60);
+            world.run(time);
+            let trouble = |place: &usize| world.council(*place).view().trouble.is_some();
+            gave_up += world.up().iter().filter(|place| trouble(place)).count();
+        }
+        world.cut.clear();
+        (0..3).filter(|place| !world.is_up(*place)).collect::<Vec<_>>().into_iter().for_each(|p| {
+            world.start(p);
+        });
+        let before = world.newest().version;
+        world.settle();
+        assert!(world.newest().version >= before, "what was published is not taken back");
+    }
+    assert!(gave_up > 10, "older copies were noticed {gave_up} times");
 }
