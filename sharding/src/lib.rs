@@ -1,14 +1,15 @@
-//! Where a shard lives, and who owns it.
+//! Who is in a cluster, where a shard lives, and who owns it.
 //!
-//! Today: [`membership`], who is there in every region and in which state; and [`placement`], the
-//! pure function that proposes which nodes of each region hold a replica of each shard. It only
-//! proposes; what counts is the set that was recorded.
-//! [`placement`] proposes which nodes of a region hold a replica of each shard; [`council`]
-//! decides, by a Raft group ([`raft`]), and records it; what counts is the set that was recorded.
+//! [`membership`] knows who is there, in every region and in which state. [`placement`] proposes
+//! which nodes of a region hold a replica of each shard; the region's [`council`] decides, by a
+//! Raft group ([`raft`]), and records it: what counts is the set that was recorded. [`core`] has
+//! both side by side, [`driver`] turns it.
 //!
 //! Left out, until owned entities exist: owners of shards, and their Raft groups.
 
-pub mod membership;
+pub mod core;
 pub mod council;
+pub mod driver;
+pub mod membership;
 pub mod placement;
 pub mod raft;

@@ -5,6 +5,7 @@
 //! A node runs on threads of its own ([`Node::start`]), or in its caller's hands, by the same code
 //! and without a runtime ([`Node::stepped`]).
 
+mod cluster;
 mod cursor;
 mod journal;
 mod origin;
@@ -26,11 +27,12 @@ pub use subscription::Subscription;
 pub use test_clock::TestClock;
 pub use views::{ClusterView, Lag, NodeView, ShardDigest};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use atoll_replication::driver::{Clock, Replica, Unanswered};
+use atoll_sharding::driver::Handle;
 use atoll_store::backend::Backend;
 use atoll_store::command::{Change, Refusal};
 use atoll_store::dot::Origin;
@@ -55,6 +57,8 @@ struct Inner {
     backend: Arc<dyn Backend>,
     journal: Arc<Journal>,
     clock: Arc<dyn Clock>,
+    /// The core of membership and council, once it runs.
+    cluster: OnceLock<Handle>,
     /// Whether the caller steps it: then nothing here may need a runtime or another clock.
     stepped: bool,
 }

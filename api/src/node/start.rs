@@ -1,7 +1,7 @@
 //! How a node starts: on threads of its own, or in its caller's hands.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
@@ -153,8 +153,19 @@ impl Kept {
     fn node(self, settings: Settings, replica: Replica, stepped: bool) -> Node {
         let Kept { id, origin, reader, backend, journal, clock } = self;
         let id = id.to_string();
-        let inner =
-            Inner { settings, id, origin, replica, reader, backend, journal, clock, stepped };
+        let cluster = OnceLock::new();
+        let inner = Inner {
+            settings,
+            id,
+            origin,
+            replica,
+            reader,
+            backend,
+            journal,
+            clock,
+            cluster,
+            stepped,
+        };
         Node(Arc::new(inner))
     }
 }

@@ -72,12 +72,6 @@ pub struct ShardDigest {
 const PAGE: usize = 512;
 
 impl Node {
-    /// Hash slots that this node has caught up with as a joining replica, with the epoch of each
-    /// one's set, since it was last asked.
-    pub fn caught_up(&self) -> Vec<(u16, u64)> {
-        self.journal().caught_up()
-    }
-
     /// This node's view of the cluster.
     pub fn cluster(&self) -> ClusterView {
         let status = self.journal().cluster();

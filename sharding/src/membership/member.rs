@@ -88,6 +88,10 @@ pub struct Member {
     pub incarnation: u64,
     /// The version of its program.
     pub version: String,
+    /// Its disk, as the council knows it.
+    pub disk: u64,
+    /// Drawn at its start.
+    pub start: u64,
     /// Where it is in its life.
     pub state: State,
 }
@@ -117,6 +121,8 @@ pub(super) struct Facts {
     pub(super) address: String,
     pub(super) roles: BTreeSet<String>,
     pub(super) version: String,
+    pub(super) disk: u64,
+    pub(super) start: u64,
     /// A relay: the other regions that it hears.
     pub(super) reaches: BTreeSet<String>,
 }
@@ -213,6 +219,8 @@ impl Record {
             roles: facts.roles,
             incarnation: self.incarnation,
             version: facts.version,
+            disk: facts.disk,
+            start: facts.start,
             state,
         }
     }
@@ -233,6 +241,8 @@ mod tests {
             address: format!("{incarnation}:{revision}"),
             roles: BTreeSet::new(),
             version: String::new(),
+            disk: 0,
+            start: 0,
             reaches: BTreeSet::new(),
         };
         let node = NodeId([1; 16]);

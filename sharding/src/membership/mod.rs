@@ -61,6 +61,10 @@ pub struct Config {
     pub roles: BTreeSet<String>,
     /// The version of its program.
     pub version: String,
+    /// Its disk, as the council knows it.
+    pub disk: u64,
+    /// 64 random bits drawn at this start.
+    pub start: u64,
     /// Higher than at any earlier start: the wall clock in ms does, and if it was set back the
     /// node rises above what its peers remember.
     pub incarnation: u64,
@@ -183,6 +187,8 @@ pub enum Event {
     },
     /// Nodes of other regions that replication needs.
     Wanted(BTreeSet<NodeId>),
+    /// This node's disk has another id from now on.
+    Disk(u64),
     /// This node is ready.
     Ready,
     /// This node hands off and will not come back.
@@ -269,6 +275,8 @@ impl Membership {
             address: config.address,
             roles: config.roles,
             version: config.version,
+            disk: config.disk,
+            start: config.start,
             reaches: BTreeSet::new(),
         };
         let own = Record {
@@ -400,6 +408,10 @@ impl Membership {
             Event::Discovered(addresses) => self.dialling.discovered(addresses),
             Event::Answered { address, peer } => self.dialling.answered(address, peer),
             Event::Wanted(nodes) => self.dialling.wanted(nodes),
+            Event::Disk(disk) => self.table.change_own(|own| {
+                own.facts.disk = disk;
+                own.revision += 1;
+            }),
             Event::Ready => self.live_on(Life::Up),
             Event::Leave => self.live_on(Life::Leaving),
             Event::Stop => self.stop(now),

@@ -304,6 +304,8 @@ mod tests {
             address: format!("n{number}:7401"),
             roles: BTreeSet::new(),
             version: String::new(),
+            disk: 0,
+            start: 0,
             reaches: BTreeSet::new(),
         };
         Record {
@@ -327,6 +329,8 @@ mod tests {
             address: "n1:7401".into(),
             roles: BTreeSet::new(),
             version: String::new(),
+            disk: 0,
+            start: 0,
             incarnation: 7,
             seed: 1,
             seeds: BTreeSet::new(),

@@ -141,6 +141,8 @@ impl World {
             address: address(number),
             roles: self.roles.get(&number).iter().map(|role| (**role).to_owned()).collect(),
             version: "0.1.0".to_owned(),
+            disk: number.into(),
+            start: self.starts,
             incarnation: 1_700_000_000_000 + self.now + self.starts,
             seed: self.random.next(),
             seeds: BTreeSet::new(),
