@@ -1,0 +1,115 @@
+//! One ConfigMap a region, which holds who formed it.
+//!
+//! Invariants: it is created by POST, which the server refuses if it is there, and changed by PUT
+//! with the version that was read, which the server refuses if it is another by now. Labels and
+//! other keys that somebody added stay.
+
+use std::collections::BTreeMap;
+
+use hyper::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::super::Failure;
+use super::super::formation::Held;
+use super::Api;
+
+/// The key of the record in the ConfigMap's data.
+const RECORD: &str = "record";
+const NOT_FOUND: u16 = 404;
+const CONFLICT: u16 = 409;
+
+/// A ConfigMap by name.
+#[derive(Clone, Debug)]
+pub(in super::super) struct ConfigMap {
+    api: Api,
+    name: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Object {
+    api_version: String,
+    kind: String,
+    metadata: Meta,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    resource_version: String,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl ConfigMap {
+    pub(in super::super) fn new(api: Api, name: String) -> Self {
+        Self { api, name }
+    }
+
+    /// For messages.
+    pub(in super::super) fn title(&self) -> String {
+        format!("ConfigMap {} in namespace {}", self.name, self.api.namespace)
+    }
+
+    /// What it holds; `None`: it is not there.
+    pub(in super::super) async fn read(&self) -> Result<Option<Held>, Failure> {
+        let Some(mut object) = self.fetch().await? else { return Ok(None) };
+        let missing = || self.api.server.odd(format!("{} has no key {RECORD}", self.title()));
+        let text = object.data.remove(RECORD).ok_or_else(missing)?;
+        Ok(Some(Held { text, version: object.metadata.resource_version }))
+    }
+
+    /// Creates it; `false`: it is there.
+    pub(in super::super) async fn create(&self, text: &str) -> Result<bool, Failure> {
+        let labels = serde_json::json!({ "app.kubernetes.io/part-of": "atoll" });
+        let object = Object {
+            api_version: "v1".into(),
+            kind: "ConfigMap".into(),
+            metadata: Meta {
+                name: self.name.clone(),
+                resource_version: String::new(),
+                rest: Map::from_iter([("labels".to_owned(), labels)]),
+            },
+            data: BTreeMap::from([(RECORD.to_owned(), text.to_owned())]),
+            rest: Map::new(),
+        };
+        let path = self.api.path("configmaps");
+        done(self.api.server.ask::<Value>(Method::POST, &path, Some(&object)).await)
+    }
+
+    /// Replaces what was read; `false`: it has changed since.
+    pub(in super::super) async fn replace(&self, text: &str, held: &Held) -> Result<bool, Failure> {
+        let Some(mut object) = self.fetch().await? else { return Ok(false) };
+        object.metadata.resource_version.clone_from(&held.version);
+        object.data.insert(RECORD.to_owned(), text.to_owned());
+        done(self.api.server.ask::<Value>(Method::PUT, &self.path(), Some(&object)).await)
+    }
+
+    async fn fetch(&self) -> Result<Option<Object>, Failure> {
+        match self.api.server.ask(Method::GET, &self.path(), None::<&()>).await {
+            Ok(object) => Ok(Some(object)),
+            Err(Failure::Refused { status: NOT_FOUND, .. }) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn path(&self) -> String {
+        self.api.path(&format!("configmaps/{}", self.name))
+    }
+}
+
+/// Whether it was done, or somebody else was first.
+fn done(answer: Result<Value, Failure>) -> Result<bool, Failure> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(Failure::Refused { status: CONFLICT, .. }) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
