@@ -1,10 +1,9 @@
 //! `atoll serve`: one node from its configuration to its end.
 //!
-//! Start: certificates, transport, store, core, HTTP. End, in reverse: readiness off, streams
+//! Start: certificates, who forms the region, transport, store, core, HTTP. End, in reverse: readiness off, streams
 //! told, HTTP drained, checkpoints written, connections closed.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -13,7 +12,6 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use atoll_replication::driver::SystemClock;
-use atoll_replication::transport::certificates::{Authority, Identity};
 use atoll_replication::transport::quic::{self, Quic};
 use atoll_store::backend::BackendError;
 use atoll_store::engine::Options;
@@ -22,6 +20,7 @@ use atoll_store::entity::Limits;
 use crate::config::Config;
 use crate::http;
 use crate::node::{Node, Settings, TestClock};
+use crate::start;
 
 /// Frames from peers that wait for the core; above it their senders wait.
 const ARRIVALS: usize = 1_024;
@@ -33,8 +32,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     #[cfg(feature = "mutants")]
     switch_mutant()?;
     let metrics = PrometheusBuilder::new().install_recorder().context("metrics")?;
-    let identity = identity(&config)?;
+    let identity = start::identity(&config)?;
     let node_id = identity.node_id();
+    let formation = start::formation(&config, &identity)?;
+    let mut shutdown = std::pin::pin!(shutdown);
+    // Who forms the region is checked and logged; there is no council yet to be told.
+    tokio::select! {
+        () = &mut shutdown => return Ok(()),
+        formed = start::claim(&config, &formation) => drop(formed?),
+    }
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("http.listen {}", config.http.listen))?;
@@ -43,6 +49,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     network.peers = config.replication.seeds.clone();
     let quic = Quic::start(network, arrivals.into())
         .with_context(|| format!("replication.listen {}", config.replication.listen))?;
+    let _discovery = start::discover(&config, node_id, quic.clone())?;
     let settings = settings(&config);
     let transport = Arc::new(quic.clone());
     let clock = TestClock::or(Arc::new(SystemClock));
@@ -85,32 +92,6 @@ fn failed(error: BackendError) {
     std::process::exit(COMMIT_FAILED);
 }
 
-/// The node's certificate. A node that is to be alone makes an authority of its own.
-fn identity(config: &Config) -> anyhow::Result<Identity> {
-    let directory = certificates(config);
-    if !directory.join("node.pem").exists() && config.replication.seeds.is_empty() {
-        let authority = Authority::create("atoll")?;
-        std::fs::create_dir_all(&directory).with_context(|| path_of(&directory))?;
-        authority.save(&directory)?;
-        authority.issue(&config.node.name)?.save(&directory)?;
-    }
-    Identity::open(&directory).with_context(|| {
-        let path = path_of(&directory);
-        format!("replication.certificates {path}: make them with `atoll cert --node NAME`")
-    })
-}
-
-fn certificates(config: &Config) -> PathBuf {
-    if config.replication.certificates.as_os_str().is_empty() {
-        return config.node.data.join("certificates");
-    }
-    config.replication.certificates.clone()
-}
-
-fn path_of(path: &Path) -> String {
-    path.display().to_string()
-}
-
 fn settings(config: &Config) -> Settings {
     let megabytes = |mb: u64| mb << 20;
     let limits = Limits {
@@ -118,13 +99,11 @@ fn settings(config: &Config) -> Settings {
         map_fields: config.limits.map_fields as usize,
         ..Limits::default()
     };
-    let advertise = &config.replication.advertise;
-    let listen = config.replication.listen.to_string();
     Settings {
         name: config.node.name.clone(),
         region: config.node.region.clone(),
         zone: config.node.zone.clone(),
-        advertise: if advertise.is_empty() { listen } else { advertise.clone() },
+        advertise: config.advertised(),
         data: config.node.data.join("store"),
         seeds: config.replication.seeds.len(),
         store: Options {
@@ -133,6 +112,7 @@ fn settings(config: &Config) -> Settings {
             log_hard_bytes: megabytes(config.store.log_max_mb),
             checkpoint_bytes: megabytes(config.store.checkpoint_mb),
             limits,
+            slots: u16::try_from(config.cluster.slots).expect("a checked key"),
             ..Options::default()
         },
         engine_cache: megabytes(config.store.cache_mb / 4).max(16 << 20),

@@ -41,6 +41,7 @@ impl Server {
             let certificates = directory.path().join("certificates");
             cert::issue(authority.path(), "bench", &certificates, &name)?;
             let mut config = Config::default();
+            config.cluster.founder.clone_from(&name);
             config.node.name = name;
             config.node.region = (*region).into();
             config.node.data = directory.path().join("data");

@@ -14,6 +14,7 @@ use config::{Environment, File, FileFormat, Source, Value, ValueKind};
 use serde_json::{Value as Json, json};
 
 use super::Config;
+use super::check;
 use super::keys::{Key, Shape};
 
 /// Why there is no configuration.
@@ -110,7 +111,7 @@ pub(super) fn load(
         sections[section][field] = checked(key, &value, &place)?;
     }
     let config: Config = serde_json::from_value(sections).map_err(contradiction)?;
-    consistent(&config)?;
+    check::consistent(&config)?;
     Ok(config)
 }
 
@@ -191,7 +192,8 @@ fn checked(key: &Key, value: &Value, place: &str) -> Result<Json, ConfigError> {
         _ => None,
     };
     match key.shape {
-        Shape::Count(_, low, high) => {
+        Shape::Count(..) | Shape::Port => {
+            let (low, high) = key.shape.range();
             let number = match &value.kind {
                 ValueKind::I64(n) => u64::try_from(*n).ok(),
                 ValueKind::U64(n) => Some(*n),
@@ -201,12 +203,21 @@ fn checked(key: &Key, value: &Value, place: &str) -> Result<Json, ConfigError> {
             let number = number.filter(|n| (low..=high).contains(n)).ok_or_else(refuse)?;
             Ok(json!(number))
         }
-        Shape::Endpoints | Shape::Choices(_) => {
+        Shape::Flag => {
+            let flag = match &value.kind {
+                ValueKind::Boolean(flag) => Some(*flag),
+                ValueKind::String(text) if from_variable => text.trim().parse().ok(),
+                _ => None,
+            };
+            Ok(json!(flag.ok_or_else(refuse)?))
+        }
+        Shape::Endpoints | Shape::Urls | Shape::Choices(_) => {
             let items = list(value, from_variable).ok_or_else(refuse)?;
             let good = match key.shape {
                 Shape::Choices(words) => {
                     !items.is_empty() && items.iter().all(|i| words.contains(&i.as_str()))
                 }
+                Shape::Urls => items.iter().all(|i| is_url(i)),
                 _ => items.iter().all(|i| is_endpoint(i)),
             };
             if good { Ok(json!(items)) } else { Err(refuse()) }
@@ -221,10 +232,12 @@ fn checked(key: &Key, value: &Value, place: &str) -> Result<Json, ConfigError> {
 fn fits(shape: Shape, text: &str) -> bool {
     match shape {
         Shape::Text(required) => !required || !text.is_empty(),
-        Shape::Word => {
-            let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-            (1..=63).contains(&text.len()) && text.chars().all(good)
-        }
+        Shape::Word => is_word(text),
+        Shape::Name => text.is_empty() || is_word(text),
+        Shape::Choice(words) => words.contains(&text),
+        Shape::Url => text.is_empty() || is_url(text),
+        Shape::Server => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
+        Shape::Prefix => text.starts_with('/') && !text.ends_with('/') && !text.contains(' '),
         // The parser takes any single word for the name of a module.
         Shape::Filter => {
             let word = |part: &str| !part.contains('=') && part.parse::<tracing::Level>().is_err();
@@ -232,8 +245,26 @@ fn fits(shape: Shape, text: &str) -> bool {
         }
         Shape::Listen => text.parse::<SocketAddr>().is_ok(),
         Shape::Endpoint => text.is_empty() || is_endpoint(text),
-        Shape::Endpoints | Shape::Choices(_) | Shape::Count(..) => false,
+        Shape::Endpoints
+        | Shape::Urls
+        | Shape::Choices(_)
+        | Shape::Count(..)
+        | Shape::Port
+        | Shape::Flag => false,
     }
+}
+
+fn is_word(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    (1..=63).contains(&text.len()) && text.chars().all(good)
+}
+
+/// `http://host` or `https://host`, perhaps with a port, and nothing behind.
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let rest = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let plain = |rest: &str| !rest.is_empty() && !rest.contains(['/', ' ', '?', '#', '@']);
+    rest.is_some_and(|rest| plain(rest) && text.parse::<axum::http::Uri>().is_ok())
 }
 
 fn is_endpoint(text: &str) -> bool {
@@ -270,25 +301,6 @@ fn describe(kind: &ValueKind) -> String {
         ValueKind::Nil => "empty".into(),
         other => other.to_string(),
     }
-}
-
-fn consistent(config: &Config) -> Result<(), ConfigError> {
-    let store = &config.store;
-    if store.log_max_mb < store.log_mb {
-        return Err(ConfigError::Contradiction(format!(
-            "`store.log_max_mb` ({}) is below `store.log_mb` ({}): raise the first, or lower the \
-             second",
-            store.log_max_mb, store.log_mb
-        )));
-    }
-    if config.limits.member_bytes > config.limits.body_bytes {
-        return Err(ConfigError::Contradiction(format!(
-            "`limits.member_bytes` ({}) is above `limits.body_bytes` ({}): no request could carry \
-             such a member; raise the second",
-            config.limits.member_bytes, config.limits.body_bytes
-        )));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! Left out: changing values while a node runs. A node is restarted instead, which costs its
 //! clients one reconnect.
 
+mod check;
+mod cluster;
 mod keys;
 mod load;
 
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use cluster::{Cluster, Discovery, Method};
 pub use keys::{KEYS, Key, Shape};
 pub use load::ConfigError;
 
@@ -29,6 +32,10 @@ pub struct Config {
     pub http: Http,
     /// Where other nodes reach it.
     pub replication: Replication,
+    /// How its region forms, heals and moves.
+    pub cluster: Cluster,
+    /// How it finds other nodes.
+    pub discovery: Discovery,
     /// How it uses memory and disk.
     pub store: Store,
     /// What it refuses.
@@ -71,6 +78,9 @@ pub struct Http {
     /// TCP address for clients. Default `127.0.0.1:7401`: loopback only, since without keys anyone
     /// who reaches the port may write.
     pub listen: SocketAddr,
+    /// Whether `listen` may be an address that others reach. Default false, since clients have no
+    /// keys yet; true says that whoever can reach it may read and write everything.
+    pub anonymous: bool,
 }
 
 /// Section `replication`.
@@ -87,6 +97,10 @@ pub struct Replication {
     /// Directory with `ca.pem`, `node.pem` and `node.key`. Default empty: `certificates` in the
     /// data directory.
     pub certificates: PathBuf,
+    /// Directory with `ca.pem` and `ca.key` of the cluster. Default empty. If given, a node that
+    /// has no certificate makes itself one at start: for pods, whose disks come and go. Who reads
+    /// it can add nodes.
+    pub authority: PathBuf,
 }
 
 /// Section `store`.
@@ -155,7 +169,7 @@ impl Default for Node {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7401)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7401)), anonymous: false }
     }
 }
 
@@ -166,6 +180,7 @@ impl Default for Replication {
             advertise: String::new(),
             seeds: Vec::new(),
             certificates: PathBuf::new(),
+            authority: PathBuf::new(),
         }
     }
 }
@@ -219,6 +234,14 @@ impl Config {
             self.node.data.join("certificates")
         } else {
             self.replication.certificates.clone()
+        }
+    }
+
+    /// `host:port` under which other nodes reach this one.
+    pub fn advertised(&self) -> String {
+        match self.replication.advertise.as_str() {
+            "" => self.replication.listen.to_string(),
+            given => given.to_owned(),
         }
     }
 

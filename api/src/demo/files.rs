@@ -67,6 +67,7 @@ impl Directory {
         config.replication.listen = place.address();
         config.replication.seeds = seeds;
         config.replication.certificates = certificates;
+        config.cluster.founder = place.founder();
         config.store.cache_mb = CACHE_MB;
         config.store.disk_reserve_mb = RESERVE_MB;
         let path = home.join("atoll.toml");

@@ -33,6 +33,11 @@ impl Place {
         format!("{}-{}", self.region, self.index)
     }
 
+    /// The name of the node that forms this one's region.
+    pub fn founder(&self) -> String {
+        format!("{}-1", self.region)
+    }
+
     /// The address, the same for TCP and UDP.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))

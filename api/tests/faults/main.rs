@@ -6,6 +6,7 @@
 mod crash;
 mod damage;
 mod drain;
+mod found;
 mod full;
 mod hostile;
 mod load;

@@ -145,6 +145,7 @@ impl Node {
              [http]\nlisten = \"{address}\"\n\
              [replication]\nlisten = \"{address}\"\nseeds = {seeds:?}\n\
              certificates = \"{certificates}\"\n\
+             [cluster]\nfounder = \"{region}-1\"\n\
              [store]\ncache_mb = 64\ndisk_reserve_mb = 64\n",
             self.name
         );

@@ -136,36 +136,45 @@ fn client(urls: &[String]) -> Etcd {
     etcd.with_lease(Duration::from_secs(3))
 }
 
-/// A relay to a server, which can be closed: then its connections are cut, and new ones refused.
+/// A relay to a server, which can be turned off, or to another server: then its connections are
+/// cut.
 struct Link {
     address: SocketAddr,
-    open: Arc<watch::Sender<bool>>,
+    target: Arc<watch::Sender<Option<SocketAddr>>>,
 }
 
 impl Link {
-    async fn to(server: SocketAddr) -> Link {
+    async fn to(server: &Server) -> Link {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let open = Arc::new(watch::Sender::new(true));
-        let state = Arc::clone(&open);
+        let target = Arc::new(watch::Sender::new(Some(server.address)));
+        let targets = Arc::clone(&target);
         tokio::spawn(async move {
             while let Ok((mut inner, _)) = listener.accept().await {
-                let mut closed = state.subscribe();
+                let mut target = targets.subscribe();
+                let Some(server) = *target.borrow_and_update() else { continue };
                 tokio::spawn(async move {
-                    let closed = closed.wait_for(|open| !open);
                     let Ok(mut outer) = TcpStream::connect(server).await else { return };
                     tokio::select! {
-                        _ = closed => {}
+                        _ = target.changed() => {}
                         _ = copy_bidirectional(&mut inner, &mut outer) => {}
                     }
                 });
             }
         });
-        Link { address, open }
+        Link { address, target }
     }
 
-    fn set(&self, open: bool) {
-        self.open.send_replace(open);
+    fn etcd(&self) -> Etcd {
+        client(&[format!("http://{}", self.address)])
+    }
+
+    fn cut(&self) {
+        self.target.send_replace(None);
+    }
+
+    fn mend(&self, server: &Server) {
+        self.target.send_replace(Some(server.address));
     }
 }
 
@@ -210,9 +219,9 @@ async fn a_lost_lease_is_replaced() {
 #[tokio::test]
 async fn what_changed_during_a_cut_is_seen_after_it() {
     let Some(server) = Server::start().await else { return };
-    let link = Link::to(server.address).await;
-    let etcd = client(&[format!("http://{}", link.address)]);
-    let mut watching = Watching::start(Method::Etcd(etcd), registration(1, "host-1:7401"));
+    let link = Link::to(&server).await;
+    let me = registration(1, "host-1:7401");
+    let mut watching = Watching::start(Method::Etcd(link.etcd()), me);
     let entry = |host: &str| json!({ "address": host }).to_string();
     server.put("/atoll/nodes/a", &entry("a:1")).await;
     server.put("/atoll/nodes/b", &entry("b:1")).await;
@@ -220,19 +229,36 @@ async fn what_changed_during_a_cut_is_seen_after_it() {
     server.put("/atoll/others/d", &entry("d:1")).await;
     watching.sees(&["a:1", "b:1"]).await;
 
-    link.set(false);
+    link.cut();
     server.delete("/atoll/nodes/a").await;
     assert_eq!(watching.now(), ["a:1", "b:1"], "nothing is given up for a cut");
-    link.set(true);
+    link.mend(&server);
     watching.sees(&["b:1"]).await;
 
     // What a watch would resume from is compacted: the list is read again.
-    link.set(false);
+    link.cut();
     server.delete("/atoll/nodes/b").await;
     server.put("/atoll/nodes/a", &entry("a:2")).await;
     server.compact().await;
-    link.set(true);
+    link.mend(&server);
     watching.sees(&["a:2"]).await;
+}
+
+#[tokio::test]
+async fn an_etcd_that_was_set_up_anew_is_listed_anew() {
+    let Some(server) = Server::start().await else { return };
+    let Some(younger) = Server::start().await else { return };
+    let link = Link::to(&server).await;
+    let me = registration(1, "host-1:7401");
+    let mut watching = Watching::start(Method::Etcd(link.etcd()), me);
+    for host in ["a:1", "a:2", "a:3", "a:4", "a:5", "a:6", "a:7", "a:8", "a:9"] {
+        server.put("/atoll/nodes/a", &json!({ "address": host }).to_string()).await;
+    }
+    watching.sees(&["a:9"]).await;
+    link.cut();
+    younger.put("/atoll/nodes/b", r#"{"address":"b:1"}"#).await;
+    link.mend(&younger);
+    watching.sees(&["b:1"]).await;
 }
 
 #[tokio::test]
@@ -259,6 +285,8 @@ async fn a_region_is_formed_once() {
     assert_eq!(stored["council"], format!("{:016x}", record.council));
     assert_eq!((&stored["cluster"], &stored["formed"]), (&json!("reef"), &json!(true)));
     an_abandoned_record_is_taken_over(|| Place::etcd(etcd.clone(), "us")).await;
+    a_founder_and_who_takes_over_are_not_both_confirmed(|region| Place::etcd(etcd.clone(), region))
+        .await;
 }
 
 #[tokio::test]

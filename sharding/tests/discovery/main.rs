@@ -117,3 +117,30 @@ async fn an_abandoned_record_is_taken_over(place: impl Fn() -> Place) {
     let joined = gone.settled(Duration::ZERO).await.expect("the place answers");
     assert_eq!(joined.record.map(|record| (record.council, record.formed)), Some((2, true)));
 }
+
+/// A founder confirms while another node takes over, at every phase against each other: one of
+/// them has the region's council.
+async fn a_founder_and_who_takes_over_are_not_both_confirmed(place: impl Fn(&str) -> Place) {
+    for phase in 0..24 {
+        let place = place(&format!("phase-{phase}"));
+        let slow = Formation::new(place.clone(), claim(1));
+        let other = Formation::new(place, claim(2));
+        let record = slow.claim().await.expect("the place answers").record.expect("created");
+        let founder = tokio::spawn(async move {
+            for _ in 0..phase / 4 {
+                slow.claim().await.expect("the place answers");
+            }
+            for _ in 0..phase % 4 {
+                tokio::task::yield_now().await;
+            }
+            slow.confirm(&record).await.expect("the place answers")
+        });
+        let taken = other.settled(Duration::ZERO).await.expect("the place answers");
+        let confirmed = match taken.record.as_ref().filter(|_| taken.by_me) {
+            Some(record) => other.confirm(record).await.expect("the place answers").by_me,
+            None => false,
+        };
+        let founder = founder.await.expect("it does not panic");
+        assert_ne!(founder.by_me, confirmed, "phase {phase}: {taken:?}, {founder:?}");
+    }
+}

@@ -133,6 +133,7 @@ pub enum FormationError {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) text: String,
+    /// What the place needs to replace it only if it is still the same.
     pub(super) version: String,
 }
 

@@ -60,10 +60,16 @@ impl ConfigMap {
 
     /// What it holds; `None`: it is not there.
     pub(in super::super) async fn read(&self) -> Result<Option<Held>, Failure> {
-        let Some(mut object) = self.fetch().await? else { return Ok(None) };
+        let path = self.path();
+        let object: Object = match self.api.server.ask(Method::GET, &path, None::<&()>).await {
+            Ok(object) => object,
+            Err(Failure::Refused { status: NOT_FOUND, .. }) => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
         let missing = || self.api.server.odd(format!("{} has no key {RECORD}", self.title()));
-        let text = object.data.remove(RECORD).ok_or_else(missing)?;
-        Ok(Some(Held { text, version: object.metadata.resource_version }))
+        let text = object.data.get(RECORD).ok_or_else(missing)?.clone();
+        let version = serde_json::to_string(&object).map_err(|e| self.api.server.odd(e))?;
+        Ok(Some(Held { text, version }))
     }
 
     /// Creates it; `false`: it is there.
@@ -86,18 +92,11 @@ impl ConfigMap {
 
     /// Replaces what was read; `false`: it has changed since.
     pub(in super::super) async fn replace(&self, text: &str, held: &Held) -> Result<bool, Failure> {
-        let Some(mut object) = self.fetch().await? else { return Ok(false) };
-        object.metadata.resource_version.clone_from(&held.version);
+        // The whole object as it was read, its version included: that is what the server compares.
+        let object = serde_json::from_str(&held.version);
+        let mut object: Object = object.map_err(|error| self.api.server.odd(error))?;
         object.data.insert(RECORD.to_owned(), text.to_owned());
         done(self.api.server.ask::<Value>(Method::PUT, &self.path(), Some(&object)).await)
-    }
-
-    async fn fetch(&self) -> Result<Option<Object>, Failure> {
-        match self.api.server.ask(Method::GET, &self.path(), None::<&()>).await {
-            Ok(object) => Ok(Some(object)),
-            Err(Failure::Refused { status: NOT_FOUND, .. }) => Ok(None),
-            Err(failure) => Err(failure),
-        }
     }
 
     fn path(&self) -> String {

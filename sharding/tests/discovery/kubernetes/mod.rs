@@ -3,12 +3,16 @@
 
 mod server;
 
-use atoll_sharding::discovery::formation::{Formation, FormationError, Place};
+use atoll_replication::transport::NodeId;
+use atoll_sharding::discovery::formation::{Formation, FormationError, Place, Record};
 use atoll_sharding::discovery::kubernetes::Pods;
 use atoll_sharding::discovery::{Failure, Method};
 use serde_json::json;
 
-use super::{Watching, an_abandoned_record_is_taken_over, claim, one_of_many_forms, registration};
+use super::{
+    Watching, a_founder_and_who_takes_over_are_not_both_confirmed,
+    an_abandoned_record_is_taken_over, claim, one_of_many_forms, registration,
+};
 use server::Server;
 
 const LIST: &str = "pods?labelSelector=app%2Ekubernetes%2Eio%2Fname%3Datoll";
@@ -140,6 +144,24 @@ async fn a_region_is_formed_once() {
     );
     assert_eq!(server.state.borrow().count("POST", 201), 1);
     an_abandoned_record_is_taken_over(|| Place::config_map(api.clone(), "atoll", "us")).await;
+    a_founder_and_who_takes_over_are_not_both_confirmed(|region| {
+        Place::config_map(api.clone(), "atoll", region)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_founder_that_is_overtaken_at_the_last_moment_joins() {
+    let server = Server::start().await;
+    let place = || Place::config_map(server.api(), "atoll", "eu");
+    let founder = Formation::new(place(), claim(1));
+    let mine = founder.claim().await.expect("created").record.expect("created");
+    let theirs = Record { founder: NodeId([2; 16]), council: 2, ..mine.clone() };
+    let text = serde_json::to_string(&theirs).expect("JSON");
+    server.state.send_modify(|state| state.overtaken = Some(("atoll-eu".into(), text)));
+    let told = founder.confirm(&mine).await.expect("the server answers");
+    assert_eq!((told.by_me, told.record.as_ref()), (false, Some(&theirs)));
+    assert_eq!(server.state.borrow().count("PUT", 409), 1, "it was too late");
 }
 
 #[tokio::test]

@@ -53,6 +53,8 @@ pub(super) struct State {
     pub(super) token: String,
     /// What may not be done, as `POST`.
     pub(super) forbidden: Option<Method>,
+    /// Somebody else writes this record into a ConfigMap just before the next PUT.
+    pub(super) overtaken: Option<(String, String)>,
     /// Watches end when it rises.
     cuts: usize,
     /// Method and target of each request, with the status that was answered.
@@ -184,7 +186,10 @@ impl Server {
             ("GET", PODS) => self.list(query),
             ("POST", MAPS) => self.create(body),
             ("GET", _) => self.read(path),
-            ("PUT", _) => self.replace(path, body),
+            ("PUT", _) => {
+                self.overtake();
+                self.replace(path, body)
+            }
             _ => refusal(404, "NotFound", "the server could not find the requested resource"),
         }
     }
@@ -273,6 +278,14 @@ impl Server {
         answer.expect("answered")
     }
 
+    fn overtake(&self) {
+        let mut overtaken = None;
+        self.state.send_modify(|state| overtaken = state.overtaken.take());
+        if let Some((name, record)) = overtaken {
+            self.edit(&name, |map| map["data"]["record"] = json!(record));
+        }
+    }
+
     fn read(&self, path: &str) -> Answer {
         let name = path.rsplit('/').next().unwrap_or_default();
         match self.state.borrow().maps.get(name) {
@@ -287,7 +300,9 @@ impl Server {
         let mut answer = None;
         self.state.send_modify(|state| {
             let there = &state.maps[name]["metadata"]["resourceVersion"];
-            if *there != object["metadata"]["resourceVersion"] {
+            let read = &object["metadata"]["resourceVersion"];
+            // Without a version it replaces whatever is there.
+            if !read.is_null() && read != there {
                 let message = format!(
                     "Operation cannot be fulfilled on configmaps \"{name}\": the object has been \
                      modified; please apply your changes to the latest version and try again"
