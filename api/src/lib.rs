@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod cli;
 pub mod client;
+mod cluster;
 pub mod config;
 pub mod demo;
 pub mod http;

@@ -1,10 +1,12 @@
 //! `atoll serve`: one node from its configuration to its end.
 //!
-//! Start: certificates, who forms the region, transport, store, core, HTTP. End, in reverse: readiness off, streams
-//! told, HTTP drained, checkpoints written, connections closed.
+//! Start: certificates, who forms the region, transport, store, cores, HTTP. End, in reverse:
+//! readiness off, replicas handed off where that is asked for, streams told, HTTP drained, a word
+//! of goodbye, checkpoints written, connections closed.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -12,11 +14,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use atoll_replication::driver::SystemClock;
-use atoll_replication::transport::quic::{self, Quic};
+use atoll_replication::transport::quic::{self, Inboxes, Quic};
 use atoll_store::backend::BackendError;
 use atoll_store::engine::Options;
 use atoll_store::entity::Limits;
 
+use crate::cluster;
 use crate::config::Config;
 use crate::http;
 use crate::node::{Node, Settings, TestClock};
@@ -36,24 +39,26 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let node_id = identity.node_id();
     let formation = start::formation(&config, &identity)?;
     let mut shutdown = std::pin::pin!(shutdown);
-    // Who forms the region is checked and logged; there is no council yet to be told.
-    tokio::select! {
+    let formed = tokio::select! {
         () = &mut shutdown => return Ok(()),
-        formed = start::claim(&config, &formation) => drop(formed?),
-    }
+        formed = start::claim(&config, &formation) => formed?,
+    };
     let listener = TcpListener::bind(config.http.listen)
         .await
         .with_context(|| format!("http.listen {}", config.http.listen))?;
     let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-    let mut network = quic::Config::new(config.replication.listen, identity);
-    network.peers = config.replication.seeds.clone();
-    let quic = Quic::start(network, arrivals.into())
+    let (news, told) = mpsc::channel(ARRIVALS);
+    // Whom to dial, membership says: seeds, what discovery finds, and members.
+    let network = quic::Config::new(config.replication.listen, identity);
+    let quic = Quic::start(network, Inboxes::new(arrivals).with_cluster(news))
         .with_context(|| format!("replication.listen {}", config.replication.listen))?;
-    let _discovery = start::discover(&config, node_id, quic.clone())?;
     let settings = settings(&config);
     let transport = Arc::new(quic.clone());
     let clock = TestClock::or(Arc::new(SystemClock));
     let node = Node::start(settings, node_id, transport, arrived, clock, failed)?;
+    let core = cluster::start(&config, &node, &quic, told, formed.as_ref(), failed)?;
+    let _discovery = start::discover(&config, node_id, core.clone())?;
+    let confirming = tokio::spawn(cluster::confirm(formation, formed, node.clone()));
     tracing::info!(
         name = config.node.name, region = config.node.region, node = %node_id,
         http = %config.http.listen, quic = %config.replication.listen, "serving"
@@ -65,9 +70,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let stop = async move {
         shutdown.await;
         tracing::info!("draining");
+        confirming.abort();
+        if config.cluster.leave_on_stop {
+            draining.retire();
+            cluster::leave(&draining, Duration::from_secs(config.cluster.drain_s)).await;
+        }
         draining.drain();
     };
     http::serve_with(listener, router, &limits, stop).await.context("http")?;
+    core.stop().await;
     node.stop().await;
     quic.close().await;
     tracing::info!("stopped");

@@ -18,11 +18,11 @@ use tokio::time::{Instant, sleep};
 
 use atoll_replication::transport::NodeId;
 use atoll_replication::transport::certificates::{Authority, Identity};
-use atoll_replication::transport::quic::Quic;
 use atoll_sharding::discovery::etcd::Etcd;
 use atoll_sharding::discovery::formation::{Claim, Formation, FormationError, Formed, Place};
 use atoll_sharding::discovery::kubernetes::{Api, Pods};
 use atoll_sharding::discovery::{self, Dns, Registration};
+use atoll_sharding::driver::Handle;
 
 use crate::config::{Config, Method};
 
@@ -174,7 +174,11 @@ pub(crate) struct Discovery {
 }
 
 /// Looks for other nodes from now on, and has them dialled.
-pub(crate) fn discover(config: &Config, node: NodeId, quic: Quic) -> anyhow::Result<Discovery> {
+pub(crate) fn discover(
+    config: &Config,
+    node: NodeId,
+    cluster: Handle,
+) -> anyhow::Result<Discovery> {
     let me = Registration {
         node,
         name: config.node.name.clone(),
@@ -185,15 +189,14 @@ pub(crate) fn discover(config: &Config, node: NodeId, quic: Quic) -> anyhow::Res
     let (out, found) = watch::channel(BTreeSet::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { discovery::watch(method, &me, out).await });
-    tasks.spawn(dial(found, quic));
+    tasks.spawn(pass_on(found, cluster));
     Ok(Discovery { _tasks: tasks })
 }
 
-/// An address that is dialled already is not dialled twice.
-async fn dial(mut found: watch::Receiver<BTreeSet<String>>, quic: Quic) {
+async fn pass_on(mut found: watch::Receiver<BTreeSet<String>>, cluster: Handle) {
     while found.changed().await.is_ok() {
         let addresses = found.borrow_and_update().clone();
-        addresses.into_iter().for_each(|address| quic.add_peer(address));
+        cluster.discovered(addresses).await;
     }
 }
 

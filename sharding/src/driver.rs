@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use atoll_replication::driver::Clock;
 use atoll_replication::placement::{RegionPlacement, Version};
+use atoll_replication::transport::quic::Quic;
 use atoll_replication::transport::{Arrival, Class, NodeId, Transport};
 use atoll_store::backend::{Backend, BackendError};
 use atoll_store::dot::Millis;
@@ -37,6 +38,20 @@ pub trait Dialer: Send + Sync {
     fn forget(&self, address: &str);
     /// Closes the connection to a node.
     fn disconnect(&self, node: NodeId);
+}
+
+impl Dialer for Quic {
+    fn dial(&self, address: &str) {
+        self.add_peer(address);
+    }
+
+    fn forget(&self, address: &str) {
+        self.remove_peer(address);
+    }
+
+    fn disconnect(&self, node: NodeId) {
+        Quic::disconnect(self, node);
+    }
 }
 
 /// Replication on the same node.

@@ -55,6 +55,16 @@ impl Node {
         self.membership().map(Handle::view)
     }
 
+    /// The newest record of this region.
+    pub fn record(&self) -> Option<RegionPlacement> {
+        self.newer(Version::default())
+    }
+
+    /// What was drawn at this start.
+    pub fn start_number(&self) -> u64 {
+        self.origin().0
+    }
+
     /// Where the council keeps its part: beside the data.
     pub fn disk(&self) -> Arc<dyn Backend> {
         self.backend()

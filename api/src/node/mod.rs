@@ -27,6 +27,7 @@ pub use subscription::Subscription;
 pub use test_clock::TestClock;
 pub use views::{ClusterView, Lag, NodeView, ShardDigest};
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -59,6 +60,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// The core of membership and council, once it runs.
     cluster: OnceLock<Handle>,
+    retiring: AtomicBool,
     /// Whether the caller steps it: then nothing here may need a runtime or another clock.
     stepped: bool,
 }
@@ -324,6 +326,11 @@ impl Node {
         self.0.journal.drain();
     }
 
+    /// Readiness is off, and the node serves on what it holds: its replicas are being handed off.
+    pub fn retire(&self) {
+        self.0.retiring.store(true, Ordering::Release);
+    }
+
     /// Ends streams, writes checkpoints, stops the core. Durable when it returns.
     pub async fn stop(&self) {
         self.0.journal.drain();
@@ -334,6 +341,9 @@ impl Node {
     pub fn not_ready(&self) -> Vec<String> {
         if self.0.journal.is_draining() {
             return vec!["draining".to_owned()];
+        }
+        if self.0.retiring.load(Ordering::Acquire) {
+            return vec!["handing replicas off".to_owned()];
         }
         match self.0.journal.cluster() {
             Some(status) => status.not_ready.clone(),

@@ -1,6 +1,7 @@
 //! How a node starts: on threads of its own, or in its caller's hands.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
@@ -153,7 +154,7 @@ impl Kept {
     fn node(self, settings: Settings, replica: Replica, stepped: bool) -> Node {
         let Kept { id, origin, reader, backend, journal, clock } = self;
         let id = id.to_string();
-        let cluster = OnceLock::new();
+        let (cluster, retiring) = (OnceLock::new(), AtomicBool::new(false));
         let inner = Inner {
             settings,
             id,
@@ -164,6 +165,7 @@ impl Kept {
             journal,
             clock,
             cluster,
+            retiring,
             stepped,
         };
         Node(Arc::new(inner))

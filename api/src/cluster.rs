@@ -1,0 +1,163 @@
+//! The cluster core of a running node: membership and its region's council, beside replication.
+//!
+//! Invariants:
+//! 1. A council is formed only by the node that the region's record names, and only on a disk that
+//!    belongs to none; the record says so once the council has committed.
+//! 2. A node that leaves serves what it holds until the council has moved it, or its time is up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use atoll_replication::driver::{Clock, SystemClock};
+use atoll_replication::transport::Arrival;
+use atoll_replication::transport::quic::Quic;
+use atoll_sharding::core::{Cluster, REPLICA};
+use atoll_sharding::council::{Council, Limits, Options, Roles, Settings};
+use atoll_sharding::discovery::formation::{Formation, Formed};
+use atoll_sharding::driver::{self, Handle, Parts};
+use atoll_sharding::membership::{self, Membership, RELAY, State, Timing};
+use atoll_store::backend::BackendError;
+
+use crate::config::{Config, Role};
+use crate::node::Node;
+
+/// Relays of a region: one may die.
+const RELAYS: usize = 2;
+/// Members known at a time; more are refused.
+const MEMBERS: usize = 4_096;
+/// Between tries to record that the council was formed.
+const CONFIRM_AGAIN: Duration = Duration::from_secs(5);
+
+/// Starts the cluster core beside a node, and joins the two. `formed`: who forms the region.
+pub(crate) fn start(
+    config: &Config,
+    node: &Node,
+    quic: &Quic,
+    arrivals: mpsc::Receiver<Arrival>,
+    formed: Option<&Formed>,
+    fail: impl FnOnce(BackendError) + Send + 'static,
+) -> anyhow::Result<Handle> {
+    let backend = node.disk();
+    let council = Council::open(&*backend, options(config, node, quic)).context("the council")?;
+    let membership = Membership::new(described(config, node, quic, council.disk())?)?;
+    let now = SystemClock.now();
+    let mut cluster = Cluster::new(config.node.region.clone(), membership, council, now);
+    let named = formed.filter(|formed| formed.by_me).and_then(|formed| formed.record.as_ref());
+    if let Some(record) = named.filter(|_| !cluster.is_formed()) {
+        let settings = Settings { factor: record.replicas, slots: record.slots };
+        cluster.form(record.council, settings).context("forming the region's council")?;
+    }
+    let parts = Parts {
+        node: quic.node_id(),
+        cluster,
+        backend,
+        transport: Arc::new(quic.clone()),
+        dialer: Arc::new(quic.clone()),
+        local: Arc::new(node.clone()),
+        clock: Arc::new(SystemClock),
+    };
+    let handle = driver::start(parts, arrivals, tokio::runtime::Handle::current(), fail);
+    node.join(handle.clone());
+    Ok(handle)
+}
+
+fn options(config: &Config, node: &Node, quic: &Quic) -> Options {
+    let holds = config.node.roles.contains(&Role::Replica);
+    let milliseconds = |seconds: u64| seconds.saturating_mul(1_000);
+    Options {
+        region: config.node.region.clone(),
+        node: quic.node_id(),
+        name: config.node.name.clone(),
+        zone: config.node.zone.clone(),
+        roles: Roles { replica: holds, voter: holds },
+        start: node.start_number(),
+        limits: Limits {
+            replace_after_ms: milliseconds(config.cluster.replace_after_s),
+            forget_after_ms: milliseconds(config.cluster.forget_after_s),
+            moves: usize::try_from(config.cluster.moves).unwrap_or(usize::MAX),
+        },
+    }
+}
+
+/// This node, as others are told of it.
+fn described(
+    config: &Config,
+    node: &Node,
+    quic: &Quic,
+    disk: u64,
+) -> anyhow::Result<membership::Config> {
+    let role = |role: &Role| match role {
+        Role::Replica => REPLICA.to_owned(),
+        Role::Relay => RELAY.to_owned(),
+    };
+    Ok(membership::Config {
+        node: quic.node_id(),
+        name: config.node.name.clone(),
+        region: config.node.region.clone(),
+        zone: config.node.zone.clone(),
+        address: config.advertised(),
+        roles: config.node.roles.iter().map(role).collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        disk,
+        start: node.start_number(),
+        incarnation: SystemClock.now(),
+        seed: getrandom::u64().context("no random bits from the system")?,
+        seeds: config.replication.seeds.iter().cloned().collect(),
+        relays: RELAYS,
+        members_max: MEMBERS,
+        timing: Timing {
+            forget_after_ms: config.cluster.forget_after_s.saturating_mul(1_000),
+            ..Timing::default()
+        },
+    })
+}
+
+/// Records that the council was formed, once it has committed its first record.
+pub(crate) async fn confirm(formation: Formation, formed: Option<Formed>, node: Node) {
+    let Some(record) = formed.filter(|formed| formed.by_me).and_then(|formed| formed.record) else {
+        return;
+    };
+    loop {
+        tokio::time::sleep(CONFIRM_AGAIN).await;
+        let founded = node.record().is_some_and(|known| known.council == record.council);
+        if !founded {
+            continue;
+        }
+        match formation.confirm(&record).await {
+            Ok(confirmed) if confirmed.by_me => return,
+            Ok(_) => {
+                return tracing::error!(
+                    "another node has formed the region meanwhile: stop this node, empty its data \
+                     directory, and let it join"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "cannot record that the region was formed"),
+        }
+    }
+}
+
+/// Hands this node's replicas off and leaves, if others are there to take them; within a deadline.
+pub(crate) async fn leave(node: &Node, deadline: Duration) {
+    let Some(handle) = node.membership() else { return };
+    let view = handle.view();
+    let others = view
+        .members
+        .iter()
+        .filter(|member| member.region == node.region() && member.node.to_string() != node.id());
+    if !others.into_iter().any(|member| matches!(member.state, State::Up)) {
+        tracing::info!("nobody is there to take this node's replicas");
+        return;
+    }
+    tracing::info!("handing replicas off");
+    match timeout(deadline, handle.leave()).await {
+        Ok(()) => tracing::info!("handed off"),
+        Err(_) => tracing::warn!(
+            "not handed off within cluster.drain_s: its replicas are moved \
+                                  when it has been gone for cluster.replace_after_s"
+        ),
+    }
+}
