@@ -5,7 +5,8 @@
 //!    belongs to none; the record says so once the council has committed.
 //! 2. A node that leaves serves what it holds until the council has moved it, or its time is up.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,12 +14,12 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use atoll_replication::driver::{Clock, SystemClock};
-use atoll_replication::transport::Arrival;
 use atoll_replication::transport::quic::Quic;
+use atoll_replication::transport::{Arrival, NodeId};
 use atoll_sharding::core::{Cluster, REPLICA};
 use atoll_sharding::council::{Council, Limits, Options, Roles, Settings};
 use atoll_sharding::discovery::formation::{Formation, Formed};
-use atoll_sharding::driver::{self, Handle, Parts};
+use atoll_sharding::driver::{self, Dialer, Handle, Parts};
 use atoll_sharding::membership::{self, Membership, RELAY, State, Timing};
 use atoll_store::backend::BackendError;
 
@@ -56,13 +57,58 @@ pub(crate) fn start(
         cluster,
         backend,
         transport: Arc::new(quic.clone()),
-        dialer: Arc::new(quic.clone()),
+        dialer: Arc::new(Translated::new(config, quic.clone())),
         local: Arc::new(node.clone()),
         clock: Arc::new(SystemClock),
     };
     let handle = driver::start(parts, arrivals, tokio::runtime::Handle::current(), fail);
     node.join(handle.clone());
     Ok(handle)
+}
+
+/// Dials under translated addresses. Two addresses may be reached under one: it is dialled until
+/// neither is wanted.
+struct Translated {
+    quic: Quic,
+    addresses: BTreeMap<String, String>,
+    /// Advertised addresses that are dialled.
+    dialled: Mutex<BTreeSet<String>>,
+}
+
+impl Translated {
+    fn new(config: &Config, quic: Quic) -> Translated {
+        let pairs = config.replication.translate.iter().filter_map(|pair| pair.split_once('='));
+        let addresses = pairs.map(|(from, to)| (from.to_owned(), to.to_owned())).collect();
+        Translated { quic, addresses, dialled: Mutex::default() }
+    }
+
+    fn reached(&self, address: &str) -> String {
+        self.addresses.get(address).map_or(address, String::as_str).to_owned()
+    }
+
+    fn dialled(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.dialled.lock().expect("nothing panics while it holds the set")
+    }
+}
+
+impl Dialer for Translated {
+    fn dial(&self, address: &str) {
+        self.dialled().insert(address.to_owned());
+        self.quic.add_peer(self.reached(address));
+    }
+
+    fn forget(&self, address: &str) {
+        let reached = self.reached(address);
+        let mut dialled = self.dialled();
+        dialled.remove(address);
+        if !dialled.iter().any(|other| self.reached(other) == reached) {
+            self.quic.remove_peer(&reached);
+        }
+    }
+
+    fn disconnect(&self, node: NodeId) {
+        self.quic.disconnect(node);
+    }
 }
 
 fn options(config: &Config, node: &Node, quic: &Quic) -> Options {

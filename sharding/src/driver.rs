@@ -11,11 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use atoll_replication::driver::Clock;
 use atoll_replication::placement::{RegionPlacement, Version};
-use atoll_replication::transport::quic::Quic;
 use atoll_replication::transport::{Arrival, Class, NodeId, Transport};
 use atoll_store::backend::{Backend, BackendError};
 use atoll_store::dot::Millis;
@@ -40,20 +39,6 @@ pub trait Dialer: Send + Sync {
     fn disconnect(&self, node: NodeId);
 }
 
-impl Dialer for Quic {
-    fn dial(&self, address: &str) {
-        self.add_peer(address);
-    }
-
-    fn forget(&self, address: &str) {
-        self.remove_peer(address);
-    }
-
-    fn disconnect(&self, node: NodeId) {
-        Quic::disconnect(self, node);
-    }
-}
-
 /// Replication on the same node.
 pub trait Local: Send + Sync {
     /// Hands over what the council recorded. `false`: no room, again later.
@@ -68,6 +53,8 @@ pub trait Local: Send + Sync {
     fn wanted(&self) -> BTreeSet<NodeId>;
     /// Whether it has recovered and caught up.
     fn is_ready(&self) -> bool;
+    /// Notified when it has something to tell.
+    fn news(&self) -> Arc<Notify>;
 }
 
 /// What an operator, or the node itself, asks of the core.
@@ -97,6 +84,11 @@ impl Handle {
     /// What is to be seen of the cluster.
     pub fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// Whether the core runs: it ends when it is stopped, or has failed.
+    pub fn is_running(&self) -> bool {
+        !self.commands.is_closed()
     }
 
     /// Tells what discovery finds now.
@@ -331,7 +323,9 @@ impl Driver {
     async fn wait(&mut self, arrivals: &mut mpsc::Receiver<Arrival>) -> Vec<Arrival> {
         let wait = self.deadline().saturating_sub(self.parts.clock.now()).min(LOOK_MS);
         let mut came = Vec::new();
+        let news = self.parts.local.news();
         tokio::select! {
+            () = news.notified() => self.next_look = 0,
             count = arrivals.recv_many(&mut came, TURN_ARRIVALS), if self.networked => {
                 self.networked = count > 0;
             }
@@ -350,6 +344,8 @@ pub fn start(
 ) -> Handle {
     let (mut driver, handle) = Driver::new(parts);
     let run = move || {
+        // Who dials starts tasks of its own.
+        let _entered = runtime.enter();
         while !driver.has_stopped() {
             let came = runtime.block_on(driver.wait(&mut arrivals));
             if let Err(error) = driver.turn(came) {

@@ -41,6 +41,8 @@ pub enum Shape {
     Endpoint,
     /// A list of `host:port`.
     Endpoints,
+    /// A list of `host:port=host:port`.
+    Translations,
     /// A list of words out of these, at least one.
     Choices(&'static [&'static str]),
     /// A port.
@@ -70,6 +72,7 @@ pub const KEYS: &[Key] = &[
     key("replication.listen", Shape::Listen),
     key("replication.advertise", Shape::Endpoint),
     key("replication.seeds", Shape::Endpoints),
+    key("replication.translate", Shape::Translations),
     key("replication.certificates", Shape::Text(false)),
     key("replication.authority", Shape::Text(false)),
     key("cluster.founder", Shape::Name),
@@ -157,6 +160,9 @@ impl Shape {
                 .into(),
             Shape::Listen => "an address such as \"127.0.0.1:7401\" or \"[::]:7401\"".into(),
             Shape::Endpoint => "\"host:port\", or \"\" for the listen address".into(),
+            Shape::Translations => {
+                "a list such as [\"10.0.1.5:7401=gateway.us.example:17401\"]".into()
+            }
             Shape::Endpoints => "a list such as [\"host-a:7401\", \"host-b:7401\"]".into(),
             Shape::Choices(words) => format!("a list of one or more of {}", words.join(", ")),
             Shape::Count(unit, low, high) => {

@@ -211,13 +211,16 @@ fn checked(key: &Key, value: &Value, place: &str) -> Result<Json, ConfigError> {
             };
             Ok(json!(flag.ok_or_else(refuse)?))
         }
-        Shape::Endpoints | Shape::Urls | Shape::Choices(_) => {
+        Shape::Endpoints | Shape::Translations | Shape::Urls | Shape::Choices(_) => {
             let items = list(value, from_variable).ok_or_else(refuse)?;
             let good = match key.shape {
                 Shape::Choices(words) => {
                     !items.is_empty() && items.iter().all(|i| words.contains(&i.as_str()))
                 }
                 Shape::Urls => items.iter().all(|i| is_url(i)),
+                Shape::Translations => items.iter().all(|i| {
+                    i.split_once('=').is_some_and(|(a, b)| is_endpoint(a) && is_endpoint(b))
+                }),
                 _ => items.iter().all(|i| is_endpoint(i)),
             };
             if good { Ok(json!(items)) } else { Err(refuse()) }
@@ -246,6 +249,7 @@ fn fits(shape: Shape, text: &str) -> bool {
         Shape::Listen => text.parse::<SocketAddr>().is_ok(),
         Shape::Endpoint => text.is_empty() || is_endpoint(text),
         Shape::Endpoints
+        | Shape::Translations
         | Shape::Urls
         | Shape::Choices(_)
         | Shape::Count(..)

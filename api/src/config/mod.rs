@@ -94,6 +94,9 @@ pub struct Replication {
     pub advertise: String,
     /// `host:port` of nodes to dial at start. Default none: a node alone.
     pub seeds: Vec<String>,
+    /// `advertised=address` for nodes that are reached from here under another address than they
+    /// advertise: through a gateway, or a translated network. Default none.
+    pub translate: Vec<String>,
     /// Directory with `ca.pem`, `node.pem` and `node.key`. Default empty: `certificates` in the
     /// data directory.
     pub certificates: PathBuf,
@@ -179,6 +182,7 @@ impl Default for Replication {
             listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
             advertise: String::new(),
             seeds: Vec::new(),
+            translate: Vec::new(),
             certificates: PathBuf::new(),
             authority: PathBuf::new(),
         }

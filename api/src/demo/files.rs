@@ -53,7 +53,12 @@ impl Directory {
 
     /// Writes a node's configuration and, the first time, its certificate; says where the former
     /// is.
-    pub(super) fn prepare(&self, place: &Place, seeds: Vec<String>) -> Result<PathBuf, Failure> {
+    pub(super) fn prepare(
+        &self,
+        place: &Place,
+        seeds: Vec<String>,
+        translate: Vec<String>,
+    ) -> Result<PathBuf, Failure> {
         let home = self.path.join(place.name());
         let certificates = home.join("certificates");
         if !certificates.join("node.pem").exists() {
@@ -66,6 +71,7 @@ impl Directory {
         config.http.listen = place.address();
         config.replication.listen = place.address();
         config.replication.seeds = seeds;
+        config.replication.translate = translate;
         config.replication.certificates = certificates;
         config.cluster.founder = place.founder();
         config.store.cache_mb = CACHE_MB;

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// The regions; the place in this list, from 1, is the r in a node's port.
 pub const REGIONS: [&str; 3] = ["eu", "us", "ap"];
 
+/// Most nodes of a region: its ports end in the same digit, below those of the next ten.
+pub const MOST: u16 = 9;
+
 /// Pairs of regions with their round trip in milliseconds, as between public clouds.
 pub const LINKS: [(&str, &str, u64); 3] = [("eu", "us", 80), ("us", "ap", 150), ("eu", "ap", 220)];
 
@@ -53,6 +56,12 @@ impl Place {
 pub fn places(base: u16, nodes: u8) -> Option<Vec<Place>> {
     let indexes = 1..=u16::from(nodes);
     REGIONS.iter().flat_map(|r| indexes.clone().map(|k| Place::new(base, r, k))).collect()
+}
+
+/// Every place that a demo may have: nine nodes a region, as far as there are ports.
+pub fn all(base: u16) -> Vec<Place> {
+    let places = REGIONS.iter().flat_map(|r| (1..=MOST).map(move |k| Place::new(base, r, k)));
+    places.flatten().collect()
 }
 
 /// The link between two regions, in the order of [`LINKS`]; `None` inside one.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex as Turn, Notify, watch};
 
 use super::files::Directory;
-use super::layout::{Place, REGIONS};
+use super::layout::{self, Place, REGIONS};
 use super::links::Links;
 use super::member::{Child, ready};
 use super::observe::{Observer, equal};
@@ -134,6 +134,10 @@ impl Supervisor {
             nodes.map(|node| node.place.index).collect()
         };
         let index = indexes.into_iter().max().unwrap_or(0) + 1;
+        if index > layout::MOST {
+            let most = layout::MOST;
+            return Err(Failure::failed(format!("{region} has {most} nodes, as many as it may")));
+        }
         let place = Place::new(self.0.base, region, index)
             .ok_or_else(|| Failure::failed("there is no port left above the base port"))?;
         let taken = super::taken_of(&place);
@@ -225,13 +229,16 @@ impl Supervisor {
         }
         let mut state = self.state();
         let others: Vec<Place> = state.nodes.iter().map(|node| node.place.clone()).collect();
-        let mut seeds = Vec::new();
-        for other in others.iter().filter(|other| *other != place) {
-            let address = state.links.address(place, other).map_err(Failure::of("link"))?;
-            seeds.push(address.to_string());
+        let others = others.iter().filter(|other| *other != place);
+        let seeds = others.map(|other| other.address().to_string()).collect();
+        // Also those that are added later: their packets cross the same links.
+        let mut translate = Vec::new();
+        for other in layout::all(self.0.base).iter().filter(|o| o.region != place.region) {
+            let link = state.links.address(place, other).map_err(Failure::of("link"))?;
+            translate.push(format!("{}={link}", other.address()));
         }
         std::fs::create_dir_all(self.0.directory.data(place)).map_err(Failure::of("data"))?;
-        let config = self.0.directory.prepare(place, seeds)?;
+        let config = self.0.directory.prepare(place, seeds, translate)?;
         let config = config.display().to_string();
         let arguments = ["serve", "--config", &config, "--exit-with-stdin"];
         let log = self.0.directory.log(place);

@@ -18,10 +18,6 @@ pub(super) const ROUTES: &[(&str, &str, &str)] = &[
     ("/v1/topics/{topic}", "GET,POST", "Publish and subscribe"),
     ("/v1/operations/{id}", "GET", "The fate of a write, region by region"),
     ("/v1/ws", "GET", "A WebSocket for subscriptions and operations"),
-    ("/v1/cluster/shards", "GET", "Replicas and owners of shards"),
-    ("/v1/cluster/locate/{kind}/{collection}/{id}", "GET", "The shard of an entity"),
-    ("/v1/cluster/nodes/{id}", "DELETE", "Forget a dead node"),
-    ("/v1/cluster/nodes/{id}/drain", "POST", "Hand everything off"),
 ];
 
 /// The handlers of a row.

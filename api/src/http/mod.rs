@@ -24,6 +24,7 @@ mod list;
 mod meter;
 mod openapi;
 pub mod operations;
+mod placement;
 pub mod problem;
 pub mod query;
 pub mod render;
@@ -107,6 +108,11 @@ fn described() -> (Router<App>, Vec<u8>) {
         .routes(routes!(stream::changes))
         .routes(routes!(cluster::view))
         .routes(routes!(cluster::digest))
+        .routes(routes!(placement::shards))
+        .routes(routes!(placement::locate))
+        .routes(routes!(placement::drain))
+        .routes(routes!(placement::forget))
+        .routes(routes!(placement::recover))
         .routes(routes!(cluster::livez))
         .routes(routes!(cluster::readyz))
         .routes(routes!(cluster::metrics))

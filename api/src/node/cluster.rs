@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use atoll_replication::placement::{RegionPlacement, Version};
 use atoll_replication::transport::NodeId;
 use atoll_sharding::core::View;
@@ -35,6 +37,10 @@ impl Local for Node {
 
     fn is_ready(&self) -> bool {
         self.not_ready().is_empty()
+    }
+
+    fn news(&self) -> Arc<Notify> {
+        self.journal().news()
     }
 }
 

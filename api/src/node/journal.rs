@@ -74,6 +74,8 @@ pub(super) struct Journal {
     status: watch::Sender<Option<Arc<Status>>>,
     closed: RwLock<Closed>,
     caught_up: Mutex<Vec<(u16, u64)>>,
+    /// Notified when the cluster's core has something to learn.
+    news: Arc<Notify>,
     /// By slot: whether the record counts this node as a replica.
     served: Box<[AtomicBool]>,
     draining: AtomicBool,
@@ -96,6 +98,7 @@ impl Journal {
             status: watch::Sender::default(),
             closed: RwLock::default(),
             caught_up: Mutex::default(),
+            news: Arc::default(),
             served: (0..slots).map(|_| AtomicBool::new(true)).collect(),
             draining: AtomicBool::new(false),
         }
@@ -117,6 +120,11 @@ impl Journal {
         if lost {
             self.wake_all();
         }
+    }
+
+    /// Notified when the cluster's core has something to learn.
+    pub(super) fn news(&self) -> Arc<Notify> {
+        self.news.clone()
     }
 
     /// Slots that this node has caught up with, as last told by its core.
@@ -276,7 +284,8 @@ impl Observer for Journal {
     }
 
     fn caught_up(&self, slots: &[(u16, u64)]) {
-        *lock(&self.caught_up) = slots.to_vec();
+        lock(&self.caught_up).extend(slots);
+        self.news.notify_one();
     }
 
     fn status(&self, status: Status) {

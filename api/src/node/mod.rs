@@ -20,7 +20,7 @@ mod views;
 
 pub use cursor::Cursor;
 pub use origin::origin_of;
-pub use place::{Holders, Part};
+pub use place::{Holders, Part, ShardView, ShardsView};
 pub use selection::Selection;
 pub use start::{Settings, StartError};
 pub use subscription::Subscription;
@@ -357,9 +357,10 @@ impl Node {
         status.is_none_or(|status| status.peers.iter().all(|peer| peer.region != self.region()))
     }
 
-    /// Whether the core's loop turned lately (`/livez`).
+    /// Whether the core's loop turned lately, and that of the cluster has not ended (`/livez`).
     pub fn is_live(&self) -> bool {
-        self.now().saturating_sub(self.0.replica.turned()) < STALLED_MS
+        let beside = self.membership().is_none_or(Handle::is_running);
+        beside && self.now().saturating_sub(self.0.replica.turned()) < STALLED_MS
     }
 
     /// Physical time for reads: milliseconds since the epoch.

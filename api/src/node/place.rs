@@ -6,12 +6,14 @@
 //!    are recorded, so that the caller can say whom it missed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use atoll_replication::core::Status;
+use atoll_replication::placement::{Placement, RegionPlacement};
 use atoll_replication::transport::NodeId;
 use atoll_store::name::EntityKey;
 
-use super::Node;
+use super::{Node, ReadError};
 
 /// Who can serve an entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,68 @@ pub struct Part {
     pub slots: Vec<u16>,
 }
 
+/// One shard, as it is placed.
+#[derive(Clone, Debug)]
+pub struct ShardView {
+    /// Its hash slot.
+    pub slot: u16,
+    /// Whether this node serves it.
+    pub here: bool,
+    /// Entities of this node's copy.
+    pub entities: Option<u64>,
+}
+
+/// `GET /v1/cluster/shards`.
+#[derive(Clone, Debug)]
+pub struct ShardsView {
+    /// This node's id, hex.
+    pub node: String,
+    /// This node's region.
+    pub region: String,
+    /// What is recorded.
+    pub placement: Arc<Placement>,
+    /// Shards of this region that are being moved.
+    pub moving: usize,
+    /// Shards of this region with fewer replicas than there should be.
+    pub under_replicated: usize,
+    /// By slot.
+    pub shards: Vec<ShardView>,
+}
+
 impl Node {
+    /// All shards, as they are recorded.
+    pub async fn shards(&self) -> Result<ShardsView, ReadError> {
+        let held = self.0.replica.digests().await.map_err(|_| ReadError::Overloaded)?;
+        let held: BTreeMap<u16, u64> =
+            held.into_iter().map(|shard| (shard.shard.slot, shard.entities)).collect();
+        let placement = self.placement();
+        let one = |slot| ShardView {
+            slot,
+            here: self.journal().serves(slot),
+            entities: held.get(&slot).copied(),
+        };
+        let (moving, under_replicated) =
+            placement.region(self.region()).map(progress).unwrap_or_default();
+        Ok(ShardsView {
+            node: self.id().to_owned(),
+            region: self.region().to_owned(),
+            moving,
+            under_replicated,
+            shards: (0..self.slots()).map(one).collect(),
+            placement,
+        })
+    }
+
+    /// The slot of an entity, what is recorded, and whether this node serves it.
+    pub fn locate(&self, key: &EntityKey) -> (u16, Arc<Placement>, bool) {
+        let slot = key.slot(self.slots());
+        (slot, self.placement(), self.journal().serves(slot))
+    }
+
+    fn placement(&self) -> Arc<Placement> {
+        self.journal().cluster().map(|status| status.placement.clone()).unwrap_or_default()
+    }
+
     /// Who can serve an entity: without a lock or an allocation if it is this node.
     pub fn holders(&self, key: &EntityKey) -> Holders {
         let slot = key.slot(self.slots());
@@ -72,6 +135,14 @@ impl Node {
     pub(super) fn serves_all(&self, mut slots: impl Iterator<Item = u16>) -> bool {
         slots.all(|slot| self.journal().serves(slot))
     }
+}
+
+/// Shards that are being moved, and those with fewer replicas than there should be.
+pub(super) fn progress(record: &RegionPlacement) -> (usize, usize) {
+    let wanted = usize::from(record.factor).min(record.nodes.len());
+    let moving = record.slots.iter().filter(|set| set.next.is_some()).count();
+    let short = record.slots.iter().filter(|set| set.current.len() < wanted).count();
+    (moving, short)
 }
 
 /// The node that holds most of what is left, with that.

@@ -24,6 +24,8 @@ pub(crate) type Layer = BTreeMap<(usize, usize), Sky>;
 struct Link {
     from: usize,
     to: usize,
+    /// Where the other one listens.
+    target: SocketAddr,
     weather: Arc<Weather>,
     proxy: Proxy,
 }
@@ -48,16 +50,24 @@ impl Links {
             let mut chance = Random::new(random.bits());
             let target = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[to]));
             let proxy = Proxy::under(target, weather.clone(), Box::new(move || chance.bits()))?;
-            links.push(Link { from, to, weather, proxy });
+            links.push(Link { from, to, target, weather, proxy });
         }
         drop(guard);
         Ok(Links { links, layers: Mutex::default(), _runtime: runtime })
     }
 
-    /// The ports at which a node reaches the others.
+    /// The ports of the others.
     pub(crate) fn seeds(&self, node: usize) -> Vec<u16> {
         let dialled = self.links.iter().filter(|link| link.from == node);
-        dialled.map(|link| link.proxy.address().port()).collect()
+        dialled.map(|link| link.target.port()).collect()
+    }
+
+    /// Where a node reaches each of them: a setting of its configuration.
+    pub(crate) fn translations(&self, node: usize) -> (String, String) {
+        let dialled = self.links.iter().filter(|link| link.from == node);
+        let pairs = dialled.map(|link| format!("{}={}", link.target, link.proxy.address()));
+        let pairs: Vec<String> = pairs.collect();
+        ("ATOLL__REPLICATION__TRANSLATE".to_owned(), pairs.join(","))
     }
 
     /// Lays a fault over the links, in place of what the same one did before.

@@ -110,9 +110,12 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     }
     let mut random = Random::new(plan.seed);
     let mut mounted = Mounted::default();
-    let nodes = prepare(plan, &homes, &mut mounted)?;
+    let mut nodes = prepare(plan, &homes, &mut mounted)?;
     let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
     let links = Links::open(&ports, &mut random)?;
+    for (place, node) in nodes.iter_mut().enumerate() {
+        node.options.push(links.translations(place));
+    }
     let world = World::new(nodes, links, &directory)?;
     start(&world)?;
     let shared = Shared::new(make(plan.nodes), Random::new(random.bits()));

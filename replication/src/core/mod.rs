@@ -273,6 +273,7 @@ impl Core {
         if self.elapsed >= self.next_tick {
             self.tick(now);
         }
+        self.catch_up();
         self.send_operations();
         self.acknowledge();
         self.maintain();

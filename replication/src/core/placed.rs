@@ -49,7 +49,9 @@ pub(super) struct Placed {
     routes: BTreeMap<ShardId, Route>,
     /// What replicas had at the record of a move: by shard and its epoch.
     followed: BTreeMap<(ShardId, u64), BTreeMap<NodeId, VersionVector>>,
-    /// Shards that this node has caught up with, at the epoch of their set.
+    /// Shards that this node is to hold, and the epoch of their set.
+    joining: BTreeMap<ShardId, u64>,
+    /// Those of them that it has caught up with.
     caught_up: BTreeSet<(ShardId, u64)>,
     /// This start's sequence in shards that were given up.
     floors: BTreeMap<ShardId, u64>,
@@ -105,15 +107,19 @@ impl Core {
         slots.filter(|(_, set)| set.receives(self.me.node)).map(|(slot, _)| slot).collect()
     }
 
-    /// Forgets what belongs to moves that are over.
+    /// Forgets what belongs to moves that are over, and begins those that are new.
     fn keep_moves(&mut self) {
+        let (me, placed) = (self.me.node, &mut self.placed);
         let Some(record) = self.placement.region(&self.me.region) else { return };
-        let open = |(shard, epoch): &(ShardId, u64)| {
-            let set = record.slots.get(usize::from(shard.slot));
-            set.is_some_and(|set| set.epoch == *epoch && set.next.is_some())
-        };
-        self.placed.followed.retain(|key, _| open(key));
-        self.placed.caught_up.retain(open);
+        let sets = record.slots.iter().enumerate();
+        let joins = sets.filter(|(_, set)| set.receives(me) && !set.counts(me));
+        let joining =
+            joins.map(|(slot, set)| (ShardId { placement: 0, slot: slot as u16 }, set.epoch));
+        placed.joining = joining.collect();
+        let open = |(shard, epoch): &(ShardId, u64)| placed.joining.get(shard) == Some(epoch);
+        placed.followed.retain(|key, _| open(key));
+        placed.caught_up.retain(open);
+        self.follow();
     }
 
     /// Tells a peer which records are known here: it sends newer ones, and is sent newer ones.
@@ -249,45 +255,45 @@ impl Core {
 
     /// Goes on with moves of this node's replicas; at every tick.
     pub(super) fn tick_placement(&mut self) {
-        let Some(record) = self.placement.region(&self.me.region) else { return };
-        let joining: Vec<(ShardId, Replicas)> = record
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, set)| set.receives(self.me.node) && !set.counts(self.me.node))
-            .map(|(slot, set)| (ShardId { placement: 0, slot: slot as u16 }, set.clone()))
-            .collect();
-        for (shard, set) in joining {
-            self.follow(shard, &set);
-        }
+        self.follow();
+        self.out.caught_up.extend(self.placed.caught_up.iter().map(|(shard, e)| (shard.slot, *e)));
         self.give_up();
     }
 
-    /// Asks replicas what they have, and looks whether that is here.
-    fn follow(&mut self, shard: ShardId, set: &Replicas) {
-        if !self.engine.is_swept(shard) {
-            return;
-        }
-        let key = (shard, set.epoch);
-        let answers = self.placed.followed.get(&key);
-        let here = self.engine.vector(shard);
-        let covered = |node: &&NodeId| {
-            answers.and_then(|known| known.get(*node)).is_some_and(|theirs| here.contains(theirs))
-        };
-        // As many as every majority shares a member with: half of them, rounded up.
-        let enough = set.current.len().div_ceil(2);
-        if set.current.iter().filter(covered).count() >= enough
-            || self.placed.caught_up.contains(&key)
-        {
-            self.placed.caught_up.insert(key);
-            self.out.caught_up.push((shard.slot, set.epoch));
-            return;
-        }
-        for node in set.current.iter().copied() {
-            if self.peers.get(&node).is_some_and(|peer| peer.connected) {
-                self.send(node, &Message::Follow { shard, epoch: set.epoch });
+    /// Asks current replicas what they have, as long as that is not here.
+    fn follow(&mut self) {
+        let (joining, done) = (&self.placed.joining, &self.placed.caught_up);
+        let behind = joining.iter().map(|(shard, epoch)| (*shard, *epoch));
+        let behind: Vec<_> = behind.filter(|key| !done.contains(key)).collect();
+        for (shard, epoch) in behind {
+            let Some(set) = self.own_replicas(shard) else { continue };
+            let connected = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.connected);
+            for node in set.current.iter().copied().filter(connected).collect::<Vec<_>>() {
+                self.send(node, &Message::Follow { shard, epoch });
             }
         }
+    }
+
+    /// Notices that a joining replica has caught up; at every step.
+    pub(super) fn catch_up(&mut self) {
+        let (joining, done) = (&self.placed.joining, &self.placed.caught_up);
+        let behind = joining.iter().map(|(shard, epoch)| (*shard, *epoch));
+        let behind: Vec<_> = behind.filter(|key| !done.contains(key)).collect();
+        for key in behind.into_iter().filter(|key| self.has_caught_up(*key)).collect::<Vec<_>>() {
+            self.placed.caught_up.insert(key);
+            self.out.caught_up.push((key.0.slot, key.1));
+        }
+    }
+
+    fn has_caught_up(&self, (shard, epoch): (ShardId, u64)) -> bool {
+        let Some(answers) = self.placed.followed.get(&(shard, epoch)) else { return false };
+        let Some(set) = self.own_replicas(shard) else { return false };
+        let here = self.engine.vector(shard);
+        let covered =
+            |node: &&NodeId| answers.get(*node).is_some_and(|theirs| here.contains(theirs));
+        // As many as every majority shares a member with: half of them, rounded up.
+        let enough = set.current.len().div_ceil(2);
+        self.engine.is_swept(shard) && set.current.iter().filter(covered).count() >= enough
     }
 
     /// A joining replica asks: what it is told covers what was accepted before the move was known
