@@ -7,7 +7,7 @@
 use crate::source::{Source, words};
 
 /// Names that belong to one place each, and the paths that may name them.
-const OWNED: [(&str, &[&str], &[&str]); 5] = [
+const OWNED: [(&str, &[&str], &[&str]); 6] = [
     ("the storage engine", &["sled"], &["store/src/backend/sled.rs"]),
     (
         "the transport",
