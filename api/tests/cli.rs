@@ -45,6 +45,10 @@ async fn answer(State((seen, digest)): State<(Seen, String)>, request: Request) 
         let problem = json!({"code": "disk-full", "detail": "no room", "outcome": "not-applied"});
         return (StatusCode::INSUFFICIENT_STORAGE, problem.to_string()).into_response();
     }
+    if path == "/readyz" && digest == "bb" {
+        let problem = json!({"code": "not-ready", "detail": "behind us", "status": 503});
+        return (StatusCode::SERVICE_UNAVAILABLE, problem.to_string()).into_response();
+    }
     if path.ends_with("/commands") {
         return (StatusCode::NOT_IMPLEMENTED, "{\"code\":\"not-implemented\"}").into_response();
     }
@@ -154,6 +158,11 @@ async fn failures_have_their_codes() {
     assert_eq!(code("https://a", &["get", "counters/a/b"]).await, 2);
     assert_eq!(code("http://127.0.0.1:1", &["get", "counters/a/b"]).await, 3);
     assert_eq!(code(&same.url, &["demo", "status", "--base-port", "1"]).await, 3);
+    let health = [&same.url, &other.url, "http://127.0.0.1:1"];
+    for (url, ready, live) in [(health[0], 0, 0), (health[1], 1, 0), (health[2], 3, 3)] {
+        assert_eq!(code(url, &["health"]).await, ready, "{url}");
+        assert_eq!(code(url, &["health", "--live"]).await, live, "{url}");
+    }
     let equal = ["check", "--url", &same.url, "--url", &same.url];
     assert_eq!(code(&same.url, &equal).await, 0);
     let urls = format!("{},{}", same.url, other.url);

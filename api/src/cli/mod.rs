@@ -14,6 +14,7 @@ pub mod edit;
 pub mod entity;
 pub mod export;
 pub mod failure;
+pub mod health;
 pub mod import;
 pub mod output;
 pub mod serve;
@@ -90,6 +91,8 @@ enum Command {
     /// Look at the cluster.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Is the server ready? Exit code 1, with its reasons, if not; for health checks.
+    Health(health::Options),
     /// Do all nodes hold the same data? Exit code 5 if not.
     Check(check::Options),
     /// Write everything the server holds as NDJSON.
@@ -161,6 +164,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(options) => watch::run(&common, options).await,
         Command::Owned(what) => edit::command(&common, what).await,
         Command::Cluster(command) => cluster::run(&common, command).await,
+        Command::Health(options) => health::run(&common, options).await,
         Command::Check(options) => check::run(&common, options).await,
         Command::Export(options) => export::run(&common, options).await,
         Command::Import(options) => import::run(&common, options).await,

@@ -53,6 +53,7 @@ pub(super) async fn readyz(State(app): State<App>, uri: Uri) -> Response {
         content_type = "text/plain")),
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
+    app.node.measure();
     let text = app.metrics.as_ref().map(|handle| handle.render()).unwrap_or_default();
     let media = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, media)], text).into_response()

@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
-use metrics::{counter, gauge};
 use tokio::sync::{Notify, watch};
 
 use atoll_replication::core::Status;
@@ -20,6 +19,8 @@ use atoll_store::dot::{Hlc, Origin};
 use atoll_store::engine::Changed;
 use atoll_store::entity::Image;
 use atoll_store::name::{Collection, EntityKey, Kind};
+
+use super::meters;
 
 /// Changes kept in memory. Default 65,536: some seconds of a busy node; older ones are on disk.
 const RING: usize = 65_536;
@@ -233,21 +234,6 @@ impl Journal {
         self.closed.read().expect("no panic under this lock").clone()
     }
 
-    /// What `/metrics` shows of the core.
-    fn measure(&self, status: &Status) {
-        counter!("atoll_writes_total").absolute(status.writes);
-        counter!("atoll_divergences_total").absolute(status.diverged);
-        counter!("atoll_journal_position").absolute(status.journal_end.saturating_sub(1));
-        gauge!("atoll_entities").set(status.entities as f64);
-        gauge!("atoll_quarantined_entities").set(status.quarantined as f64);
-        gauge!("atoll_waiting_operations").set(status.waiting as f64);
-        gauge!("atoll_subscriptions").set(self.listening() as f64);
-        for (region, lag) in &status.lag {
-            gauge!("atoll_lag_operations", "region" => region.clone()).set(lag.operations as f64);
-            gauge!("atoll_lag_milliseconds", "region" => region.clone()).set(lag.ms as f64);
-        }
-    }
-
     fn wake(&self, changes: &[Changed]) {
         if self.listening() == 0 {
             return;
@@ -289,7 +275,8 @@ impl Observer for Journal {
     }
 
     fn status(&self, status: Status) {
-        self.measure(&status);
+        meters::status(&status);
+        metrics::gauge!("atoll_subscriptions").set(self.listening() as f64);
         self.serve(&status);
         let clocks = Arc::new(status.closed.clone());
         let closed = Closed { position: status.journal_end.saturating_sub(1), clocks };

@@ -8,6 +8,7 @@
 mod cluster;
 mod cursor;
 mod journal;
+mod meters;
 mod origin;
 mod place;
 mod replay;

@@ -7,6 +7,7 @@
 
 mod layers;
 mod manifests;
+mod metrics;
 mod pages;
 mod rules;
 mod shape;
@@ -107,6 +108,22 @@ fn every_path_that_pages_name_exists() {
     let page = |name: &str| pages::missing_paths(name, &read(name), exists);
     let complaints: Vec<String> =
         ["ARCHITECTURE.md", "README.md"].into_iter().flat_map(page).collect();
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn metrics_are_explained_and_watched_by_their_names() {
+    let known = metrics::registered(&sources());
+    assert!(known.len() > 20, "the walk lost the metrics: {known:?}");
+    let endings = [".json", ".yaml", ".tpl", ".md", ".txt"];
+    let deployed = endings.iter().flat_map(|ending| files("deploy", ending));
+    let paths: Vec<String> = deployed.chain(["docs/metrics.md".into()]).collect();
+    for needed in ["deploy/chart/files/alerts.yaml", "deploy/chart/files/dashboard.json"] {
+        assert!(paths.iter().any(|path| path == needed), "the walk lost {needed}");
+    }
+    let complaints = paths.iter().flat_map(|path| metrics::unregistered(path, &read(path), &known));
+    let unexplained = metrics::unexplained("docs/metrics.md", &read("docs/metrics.md"), &known);
+    let complaints: Vec<String> = complaints.chain(unexplained).collect();
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
 

@@ -13,6 +13,7 @@
 //!
 //! Left out: what the core decides, and what the surfaces do with changes.
 
+mod load;
 mod release;
 mod stepped;
 mod turn;
@@ -35,6 +36,7 @@ use atoll_store::reader::Reader;
 use crate::core::{Bounds, Event, Identity, ShardStatus, Status, Written};
 use crate::placement::RegionPlacement;
 use crate::transport::{Arrival, NodeId, Transport};
+use load::Load;
 use release::{Release, Released};
 pub use stepped::{Stepped, Turned};
 use turn::{Request, Turn};
@@ -212,7 +214,7 @@ pub fn start(
     let backend = parts.engine.backend();
     let (turn, release, replica) = parts.assemble(Bounds::default());
     let committer = Committer::start(backend, move |done| release.run(done), fail);
-    let driver = Driver { turn, committer, arrivals, networked: true };
+    let driver = Driver { turn, committer, arrivals, networked: true, load: Load::new() };
     std::thread::Builder::new()
         .name("core".into())
         .spawn(move || driver.run(&runtime))
@@ -227,6 +229,7 @@ struct Driver {
     arrivals: mpsc::Receiver<Arrival>,
     /// Whether the network is still there.
     networked: bool,
+    load: Load,
 }
 
 impl Driver {
@@ -236,8 +239,10 @@ impl Driver {
         let mut ok = self.committer.submit(batch, released).is_ok();
         while ok && !self.turn.has_stopped() {
             let (requests, arrivals) = runtime.block_on(self.wait());
+            self.load.wake();
             let (batch, released) = self.turn.step(requests, arrivals);
             ok = self.committer.submit(batch, released).is_ok();
+            self.load.rest();
         }
     }
 
