@@ -102,6 +102,6 @@
 - name: ATOLL__DISCOVERY__DNS_NAME
   value: {{ printf "%s.%s.svc.%s" (include "atoll.headless" .) .Release.Namespace $d.clusterDomain }}
 - name: ATOLL__CLUSTER__FOUNDER
-  value: {{ include "atoll.fullname" . }}-0
+  value: {{ .Values.cluster.founder | default (printf "%s-0" (include "atoll.fullname" .)) }}
 {{- end }}
 {{- end }}

@@ -83,6 +83,7 @@ spec:
     {{- if eq $v.zone.source "node" }}
     - {name: zone, mountPath: /zone, readOnly: true}
     {{- end }}
+    {{- with $v.extraVolumeMounts }}{{ toYaml . | nindent 4 }}{{ end }}
 {{- end }}
 
 {{/* On loopback only the container itself can ask. */}}

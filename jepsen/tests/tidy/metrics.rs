@@ -22,7 +22,8 @@ fn registered_in(source: &Source) -> Vec<String> {
     let code = lines.filter(|line| !line.trim_start().starts_with("//"));
     let code = code.collect::<Vec<_>>().join("\n");
     let calls = MACROS.iter().flat_map(|name| code.split(name).skip(1));
-    let literal = |call: &str| call.trim_start().strip_prefix('"')?.split('"').next().map(Into::into);
+    let literal =
+        |call: &str| call.trim_start().strip_prefix('"')?.split('"').next().map(Into::into);
     calls.filter_map(literal).collect()
 }
 
@@ -55,10 +56,8 @@ mod tests {
              let b = gauge!(\n    \"atoll_b\", \"region\" => region);\n\
              #[cfg(test)]\nmod tests { gauge!(\"atoll_of_a_test\") }\n";
         let test = "histogram!(\"atoll_of_another_test\")";
-        let sources = [
-            Source::new("api/src/meters.rs", file),
-            Source::new("api/tests/meters.rs", test),
-        ];
+        let sources =
+            [Source::new("api/src/meters.rs", file), Source::new("api/tests/meters.rs", test)];
         registered(&sources)
     }
 
