@@ -68,9 +68,8 @@ impl Replicas {
     /// Whether those who did something are a majority of the recorded set, and, during a move, of
     /// the next one too (R12).
     pub fn is_majority(&self, did: impl Fn(NodeId) -> bool) -> bool {
-        let most = |set: &BTreeSet<NodeId>| {
-            set.iter().filter(|node| did(**node)).count() * 2 > set.len()
-        };
+        let most =
+            |set: &BTreeSet<NodeId>| set.iter().filter(|node| did(**node)).count() * 2 > set.len();
         most(&self.current) && self.next.as_ref().is_none_or(most)
     }
 }

@@ -63,7 +63,7 @@ fn peers(status: &Status) {
         };
         let gauge = |state| gauge!("atoll_peers", "region" => region.clone(), "state" => state);
         gauge("connected").set(count(true));
-        gauge("lost").set(count(false));
+        gauge("unconnected").set(count(false));
         let nearest = there().filter(|peer| peer.connected).filter_map(|peer| peer.rtt_ms).min();
         gauge!("atoll_round_trip_milliseconds", "region" => region.clone())
             .set(nearest.map_or(f64::NAN, |ms| ms as f64));
@@ -119,7 +119,7 @@ mod tests {
             &lines(|| status(&view)),
             &[
                 "atoll_peers{region=\"us\",state=\"connected\"} 2",
-                "atoll_peers{region=\"us\",state=\"lost\"} 1",
+                "atoll_peers{region=\"us\",state=\"unconnected\"} 1",
                 "atoll_peers{region=\"eu\",state=\"connected\"} 0",
                 "atoll_round_trip_milliseconds{region=\"us\"} 79",
                 "atoll_round_trip_milliseconds{region=\"eu\"} NaN",
