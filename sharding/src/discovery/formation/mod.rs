@@ -32,16 +32,16 @@
 //! of another node of the region in `cluster.founder`.
 
 mod file;
+mod place;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use atoll_replication::transport::NodeId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::{Instant, sleep};
 
-use super::etcd::{Etcd, Key};
-use super::kubernetes::{Api, ConfigMap};
+pub use place::Place;
+
 use super::{Failure, Tries};
 
 /// How often a node that waits looks at the record.
@@ -104,21 +104,8 @@ pub enum FormationError {
     #[error(transparent)]
     Failure(#[from] Failure),
     /// The configuration and the region differ: the message names the remedy.
-    #[error("{key} is {configured}, but region {region} has {recorded} ({place}): {remedy}")]
-    Contradiction {
-        /// The key, or what stands for it.
-        key: &'static str,
-        /// What this node was told.
-        configured: String,
-        /// What the region's record says.
-        recorded: String,
-        /// The region.
-        region: String,
-        /// Where the record is.
-        place: String,
-        /// What to do.
-        remedy: String,
-    },
+    #[error(transparent)]
+    Contradiction(Box<Contradiction>),
     /// Look at the place, and delete what somebody else put there.
     #[error("{place} holds no record of a region: {why}")]
     Garbled {
@@ -129,82 +116,30 @@ pub enum FormationError {
     },
 }
 
+/// A setting of this node that is not the region's.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} is {configured}, but region {region} has {recorded} ({place}): {remedy}")]
+pub struct Contradiction {
+    /// The key, or what stands for it.
+    pub key: &'static str,
+    /// What this node was told.
+    pub configured: String,
+    /// What the region's record says.
+    pub recorded: String,
+    /// The region.
+    pub region: String,
+    /// Where the record is.
+    pub place: String,
+    /// What to do.
+    pub remedy: String,
+}
+
 /// What a place holds, as it was read.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) text: String,
     /// What the place needs to replace it only if it is still the same.
     pub(super) version: String,
-}
-
-/// Where a region's record is kept.
-#[derive(Clone, Debug)]
-pub struct Place(Kind);
-
-#[derive(Clone, Debug)]
-enum Kind {
-    Elsewhere,
-    File(PathBuf),
-    ConfigMap(ConfigMap),
-    Key(Key),
-}
-
-impl Place {
-    /// Another node is named to form the region.
-    pub fn elsewhere() -> Self {
-        Self(Kind::Elsewhere)
-    }
-
-    /// This node is named to form the region; it keeps the record in this file.
-    pub fn file(path: PathBuf) -> Self {
-        Self(Kind::File(path))
-    }
-
-    /// The ConfigMap `<prefix>-<region>`.
-    pub fn config_map(api: Api, prefix: &str, region: &str) -> Self {
-        Self(Kind::ConfigMap(ConfigMap::new(api, format!("{prefix}-{region}"))))
-    }
-
-    /// The etcd key `<prefix>/regions/<region>`.
-    pub fn etcd(etcd: Etcd, region: &str) -> Self {
-        Self(Kind::Key(Key::new(etcd, region)))
-    }
-
-    fn title(&self) -> String {
-        match &self.0 {
-            Kind::Elsewhere => "the node named by `cluster.founder`".into(),
-            Kind::File(path) => path.display().to_string(),
-            Kind::ConfigMap(map) => map.title(),
-            Kind::Key(key) => key.title(),
-        }
-    }
-
-    async fn read(&self) -> Result<Option<Held>, Failure> {
-        match &self.0 {
-            Kind::Elsewhere => Ok(None),
-            Kind::File(path) => file::read(path),
-            Kind::ConfigMap(map) => map.read().await,
-            Kind::Key(key) => key.read().await,
-        }
-    }
-
-    async fn create(&self, text: &str) -> Result<bool, Failure> {
-        match &self.0 {
-            Kind::Elsewhere => Ok(false),
-            Kind::File(path) => file::create(path, text),
-            Kind::ConfigMap(map) => map.create(text).await,
-            Kind::Key(key) => key.create(text).await,
-        }
-    }
-
-    async fn replace(&self, text: &str, held: &Held) -> Result<bool, Failure> {
-        match &self.0 {
-            Kind::Elsewhere => Ok(false),
-            Kind::File(path) => file::replace(path, text, held),
-            Kind::ConfigMap(map) => map.replace(text, held).await,
-            Kind::Key(key) => key.replace(text, held).await,
-        }
-    }
 }
 
 /// One node's part in forming its region.
@@ -223,7 +158,7 @@ impl Formation {
     /// Creates the region's record if there is none, and says whether it is this node that forms
     /// the region. Asking again, after a failure or a restart, is safe.
     pub async fn claim(&self) -> Result<Formed, FormationError> {
-        if matches!(self.place.0, Kind::Elsewhere) {
+        if self.place.is_elsewhere() {
             return Ok(Formed { record: None, by_me: false });
         }
         for _ in 0..TURNS {
@@ -342,14 +277,14 @@ impl Formation {
     fn check(&self, record: &Record) -> Result<(), FormationError> {
         let claim = &self.claim;
         let refuse = |key, configured: &dyn ToString, recorded: &dyn ToString, remedy: String| {
-            Err(FormationError::Contradiction {
+            Err(FormationError::Contradiction(Box::new(Contradiction {
                 key,
                 configured: configured.to_string(),
                 recorded: recorded.to_string(),
                 region: record.region.clone(),
                 place: self.place.title(),
                 remedy,
-            })
+            })))
         };
         if claim.cluster != record.cluster {
             let remedy = format!(

@@ -1,5 +1,7 @@
 //! Forming with a file, and what a record refuses. Other places are in `sharding/tests`.
 
+use std::path::PathBuf;
+
 use super::*;
 
 fn claim(node: u8) -> Claim {
