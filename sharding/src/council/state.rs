@@ -354,3 +354,116 @@ impl State {
         self.seats.retain(|node, seat| !seat.evicted || held(*node));
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId([1; 16]);
+    const B: NodeId = NodeId([2; 16]);
+    const C: NodeId = NodeId([3; 16]);
+
+    /// Slots of one replica each, at A; B and C are admitted.
+    fn state() -> State {
+        let mut state = State::new("eu", 1, Settings { factor: 2, slots: 2 });
+        state.seat_founder(A, "a", "z", 1, Roles::ALL);
+        state.admit(B, "b", "z", 2, Roles::ALL);
+        state.admit(C, "c", "z", 3, Roles::ALL);
+        state
+    }
+
+    /// Applies one command; answers whether that changed what is published.
+    fn apply(state: &mut State, command: Command) -> bool {
+        let before = state.version.number;
+        state.apply(&postcard::to_stdvec(&vec![command]).unwrap());
+        assert!(state.version.number - before <= 1, "by one");
+        state.version.number > before
+    }
+
+    fn next(slot: u16, epoch: u64, next: &[NodeId]) -> Command {
+        Command::Next { slot, epoch, next: next.iter().copied().collect() }
+    }
+
+    fn sets(state: &State) -> (Vec<NodeId>, Option<Vec<NodeId>>, u64) {
+        let Replicas { epoch, current, next } = &state.slots[0].replicas;
+        let list = |set: &BTreeSet<NodeId>| set.iter().copied().collect();
+        (list(current), next.as_ref().map(list), *epoch)
+    }
+
+    #[test]
+    fn r12_a_set_changes_in_two_records_and_each_raises_its_epoch() {
+        let mut state = state();
+        assert!(!apply(&mut state, next(0, 2, &[A, B])), "decided on another epoch");
+        assert!(apply(&mut state, next(0, 1, &[A, B])));
+        assert_eq!(sets(&state), (vec![A], Some(vec![A, B]), 2));
+        let caught_up = |node, epoch| Command::CaughtUp { node, slot: 0, epoch };
+        assert!(!apply(&mut state, caught_up(B, 1)), "for an earlier set");
+        assert!(!apply(&mut state, caught_up(C, 2)), "not of this set");
+        assert!(apply(&mut state, caught_up(B, 2)));
+        assert_eq!(sets(&state), (vec![A, B], None, 3));
+        assert!(!apply(&mut state, caught_up(B, 2)), "again");
+    }
+
+    #[test]
+    fn r12_a_set_gets_no_smaller_by_a_move() {
+        let mut state = state();
+        apply(&mut state, next(0, 1, &[A, B]));
+        apply(&mut state, Command::CaughtUp { node: B, slot: 0, epoch: 2 });
+        assert!(!apply(&mut state, next(0, 3, &[C])), "one of two");
+        assert!(!apply(&mut state, next(0, 3, &[A])), "nobody joins");
+        assert!(!apply(&mut state, next(0, 3, &[A, NodeId([9; 16])])), "not admitted");
+        assert!(apply(&mut state, next(0, 3, &[B, C])));
+        assert!(apply(&mut state, Command::Cancel { slot: 0, epoch: 4 }));
+        assert_eq!(sets(&state), (vec![A, B], None, 5));
+    }
+
+    #[test]
+    fn the_last_replica_neither_leaves_nor_is_struck_out() {
+        let mut state = state();
+        apply(&mut state, Command::Leave { node: A, start: 5 });
+        assert!(!apply(&mut state, Command::Release { node: A }));
+        assert!(!apply(&mut state, Command::Evict { node: A }), "kept, for what it holds");
+        assert!(state.seats[&A].evicted);
+        for slot in 0..2 {
+            apply(&mut state, next(slot, 1, &[B]));
+            assert_eq!(state.slots[usize::from(slot)].replicas.current, [A].into());
+            apply(&mut state, Command::CaughtUp { node: B, slot, epoch: 2 });
+        }
+        assert!(!state.seats.contains_key(&A), "it holds nothing any more");
+    }
+
+    #[test]
+    fn who_left_is_remembered_and_who_joined_with_it_goes_on() {
+        let mut state = state();
+        apply(&mut state, next(0, 1, &[B, C]));
+        apply(&mut state, Command::CaughtUp { node: B, slot: 0, epoch: 2 });
+        apply(&mut state, Command::Evict { node: C });
+        assert_eq!(sets(&state), (vec![B], None, 4), "B had caught up, and nobody else joins");
+        for slot in [0, 1] {
+            let epoch = state.slots[slot].replicas.epoch;
+            let number = slot as u16;
+            apply(&mut state, next(number, epoch, &[A, B]));
+            for node in [A, B] {
+                apply(&mut state, Command::CaughtUp { node, slot: number, epoch: epoch + 1 });
+            }
+        }
+        apply(&mut state, Command::Leave { node: A, start: 5 });
+        assert!(apply(&mut state, Command::Release { node: A }));
+        assert!(state.has_left(A, 5) && !state.has_left(A, 6));
+        assert!(state.slots.iter().all(|slot| slot.replicas.current == [B].into()));
+    }
+
+    #[test]
+    fn what_no_command_is_does_nothing_and_a_state_reads_as_written() {
+        let mut state = state();
+        let before = state.clone();
+        state.apply(b"\xff\xff\xff\xff");
+        state.apply(b"");
+        assert_eq!(state, before);
+        assert_eq!(State::decode(&state.encode()), Some(before.clone()));
+        assert_eq!(State::decode(&state.encode()[1..]), None);
+        let record = state.record();
+        assert_eq!(State::from_record(&record).record(), record);
+    }
+}

@@ -169,6 +169,19 @@ fn a_damaged_or_gapped_log_does_not_load() {
 }
 
 #[test]
+fn a_gap_where_nothing_was_agreed_on_does_not_load_either() {
+    let mut net = Net::of_three();
+    net.lost = |_| true;
+    let (_, end) = net.groups[0].promised();
+    net.step(1, Event::Propose("two".into()));
+    net.step(1, Event::Propose("three".into()));
+    assert_eq!(net.reload(1).unwrap().0.uncommitted(), ["two", "three"]);
+    let entry = [&b"r"[..], &GROUP.to_be_bytes(), b"e", &(end + 1).to_be_bytes()].concat();
+    net.disks[0].commit(&[(entry, None)]).unwrap();
+    assert!(matches!(net.reload(1), Err(RecordError::Damaged(_))));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_elections() {
     let elections = || {
         let mut net = Net::of_three();
@@ -373,10 +386,12 @@ fn r13_a_start_speaks_once_a_majority_knows_it_and_all_were_waited_for() {
     clearance.learn(1, &config);
     assert!(!clearance.check(10, 1));
     assert!(!clearance.check(10 + GRACE_MS, 1), "one of three");
-    let mut all = clearance.clone();
+    let mut all = Clearance::default();
+    all.learn(1, &config);
+    all.answer(2);
+    assert!(!all.check(10, 1), "the third may know better");
     clearance.answer(2);
     assert!(clearance.check(10 + GRACE_MS, 1), "two of three, and the third had its time");
-    all.answer(2);
     all.answer(3);
     assert!(all.check(11, 1), "all of three");
     let mut alone = Clearance::default();

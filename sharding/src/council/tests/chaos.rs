@@ -129,3 +129,39 @@ fn r13_an_older_copy_of_a_disk_neither_votes_twice_nor_loses_what_it_acknowledge
     }
     assert!(gave_up > 10, "older copies were noticed {gave_up} times");
 }
+
+/// The leader and one voter know what the third has missed. Both lose power, and the voter comes
+/// back with an older copy: with the third it would be a majority that knows nothing of it.
+#[test]
+fn r13_an_older_copy_is_no_majority_with_who_missed_what_it_had_acknowledged() {
+    for seed in 0..20 {
+        let mut world = World::formed(seed, 3, 2);
+        world.limits = Limits { replace_after_ms: 600_000, ..Limits::default() };
+        let leader = world.leader().expect("somebody leads");
+        let (voter, third) = ((leader + 1) % 3, (leader + 2) % 3);
+        let copy = world.copy(voter);
+        world.crash(voter);
+        world.start(voter);
+        world.settle();
+        world.cut = (0..3).flat_map(|other| [(third, other), (other, third)]).collect();
+        world.cut.remove(&(third, third));
+        for _ in 0..3 {
+            world.rename(leader);
+            world.run(1_000);
+        }
+        let before = world.newest().version;
+        world.crash(leader);
+        world.crash(voter);
+        world.cut.clear();
+        world.places[voter].disk.restore(&copy);
+        world.start(voter);
+        world.run(20_000);
+        assert_eq!(world.leader(), None, "one voter is left of three");
+        assert!(world.council(voter).view().trouble.is_some());
+        world.start(leader);
+        world.rename(third);
+        world.settle();
+        assert!(world.newest().version > before, "and goes on from there");
+        assert_eq!(world.voters().len(), 3);
+    }
+}
