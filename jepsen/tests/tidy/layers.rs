@@ -44,8 +44,14 @@ const OWNED: [(&str, &[&str], &[&str]); 6] = [
 ];
 
 /// Code that knows no runtime, no clock, no chance and no order of hashes.
-const CORES: [&str; 4] =
-    ["store/src/", "replication/src/core/", "sharding/src/placement", "sharding/src/membership/"];
+const CORES: [&str; 6] = [
+    "store/src/",
+    "replication/src/core/",
+    "sharding/src/placement",
+    "sharding/src/membership/",
+    "sharding/src/council/",
+    "sharding/src/raft/",
+];
 
 /// What cores may not name.
 const IMPURE: [&str; 7] =

@@ -119,7 +119,7 @@ mod tests {
         let identity = Identity { council: 1, epoch: 2, group: 3 };
         let node = NodeId([7; 16]);
         let report = Report::CaughtUp { node, slot: 3, epoch: 9 };
-        let hello = Hello { disk: 1, starts: vec![2, 3], promised: (4, 5) };
+        let hello = Hello { disk: 1, starts: vec![2, 3], promised: [(4, (5, 6))].into() };
         let roll = Roll { index: 1, config: Config::default(), peers: [(1, node)].into() };
         let messages = [
             Message::Hello(hello),

@@ -51,6 +51,8 @@ use state::State;
 
 /// Entries after which the log begins anew after a snapshot.
 const ENTRIES_KEPT: usize = 128;
+/// How long a trouble is shown that is not met again.
+const TROUBLE_MS: Millis = 60_000;
 /// Where the council that this node belongs to is recorded.
 const MEMBERSHIP_KEY: &[u8] = b"c";
 
@@ -298,7 +300,10 @@ pub struct Council {
     moving: usize,
     published: Version,
     shown: View,
+    stepped: Millis,
     trouble: Option<Trouble>,
+    /// When the trouble was last met.
+    troubled: Option<Millis>,
     out: Effects,
 }
 
@@ -338,7 +343,9 @@ impl Council {
             moving: 0,
             published: Version::default(),
             shown: View::default(),
+            stepped: 0,
             trouble: None,
+            troubled: None,
             out,
         };
         council.read(backend)?;
@@ -354,7 +361,7 @@ impl Council {
         };
         let Some(membership) = found else {
             // Whatever this disk promised, it cannot be found any more.
-            self.trouble = Some(Trouble::GaveUpDisk { why: "its membership is unreadable" });
+            self.alarm(Trouble::GaveUpDisk { why: "its membership is unreadable" });
             self.starts.renew(&mut self.out.writes);
             return Ok(());
         };
@@ -387,6 +394,7 @@ impl Council {
 
     /// Forms the region's council, `council` drawn for it, with this node as its only voter and
     /// the holder of all replicas. For the one node that is to form it; every other one waits.
+    /// What is to be done is among the effects of the next step.
     pub fn form(&mut self, council: u64, settings: Settings) -> Result<(), CouncilError> {
         if let Some(identity) = self.identity {
             return Err(CouncilError::Formed(identity.council));
@@ -405,7 +413,8 @@ impl Council {
     }
 
     /// Re-forms a council that lost its majority for good, on this node, under the next epoch;
-    /// `chance` is 64 random bits. For an operator: what only the lost voters knew is lost.
+    /// `chance` is 64 random bits. For an operator: what only the lost voters knew is lost. What
+    /// is to be done is among the effects of the next step.
     ///
     /// It goes on from the newest it knows: its own log to its end, or the record that peers
     /// told. Decisions at the end of the log may never have been agreed on; but had they been,
@@ -418,7 +427,7 @@ impl Council {
         let told = self.told.as_ref().filter(|told| {
             own.as_ref().is_none_or(|own| told.council == own.council && told.version > own.version)
         });
-        let state = told.map(|told| State::from_record(told)).or(own);
+        let state = told.map(State::from_record).or(own);
         let mut state = state.ok_or(CouncilError::NothingKnown)?;
         let known = self.identity.map_or(0, |identity| identity.epoch);
         state.version.epoch = state.version.epoch.max(known);
@@ -431,9 +440,7 @@ impl Council {
 
     /// Begins a group with this node as its only voter.
     fn found(&mut self, identity: Identity, state: State) {
-        if let Some(group) = self.group.take() {
-            group.remove(&mut self.out.writes);
-        }
+        self.abandon();
         let name = self.name(identity);
         let encoded = state.encode().into();
         let node = self.options.node;
@@ -443,6 +450,14 @@ impl Council {
         self.state = Some(state);
         let effects = self.group.as_mut().map(|group| group.step(0, GroupEvent::Campaign));
         self.absorb(effects.unwrap_or_default());
+    }
+
+    /// Stops being a member of a group.
+    fn abandon(&mut self) {
+        if let Some(group) = self.group.take() {
+            self.starts.leave(group.name().group);
+            group.remove(&mut self.out.writes);
+        }
     }
 
     /// Becomes a member of a council's group.
@@ -461,6 +476,7 @@ impl Council {
 
     /// Takes an event.
     pub fn step(&mut self, now: Millis, event: Event) -> Effects {
+        self.stepped = now;
         match event {
             Event::Tick => {}
             Event::Received(from, frame) => self.receive(now, from, &frame),
@@ -483,13 +499,27 @@ impl Council {
         std::mem::take(&mut self.out)
     }
 
-    /// When it wants to be told the time, if nothing happened before.
+    /// When it wants to be told the time, if nothing happens before.
     pub fn deadline(&self, now: Millis) -> Millis {
-        self.group.as_ref().map_or(0, Group::deadline).max(now)
-            + u64::from(self.group.is_none()) * TICK_MS
+        let ticks = self.group.as_ref().filter(|_| self.clearance.is_cleared());
+        ticks.map_or(self.stepped + TICK_MS, Group::deadline).max(now)
+    }
+
+    fn alarm(&mut self, trouble: Trouble) {
+        self.trouble = Some(trouble);
+        self.troubled = None;
+    }
+
+    /// Forgets a trouble that was not met again for a while.
+    fn calm_down(&mut self, now: Millis) {
+        if self.trouble.is_some() {
+            let since = *self.troubled.get_or_insert(now);
+            self.trouble.take_if(|_| now.saturating_sub(since) > TROUBLE_MS);
+        }
     }
 
     fn turn(&mut self, now: Millis) {
+        self.calm_down(now);
         self.awake(now);
         if let Some(group) = self.group.as_mut().filter(|_| self.clearance.is_cleared()) {
             let effects = group.step(now, GroupEvent::Tick);

@@ -6,7 +6,7 @@
 //! Invariants:
 //! 1. A slot that has had a replica keeps one: nothing here empties a current set.
 //! 2. A set changes in two records (next, then current), and each raises its epoch; only who
-//!    left, or was evicted, is struck out of a set at once.
+//!    left, was evicted, or came back with another disk is struck out of a set at once.
 //! 3. A next set becomes current when each of its new replicas has caught up for it, and has at
 //!    least as many replicas as the current one, or as the factor asks for.
 //! 4. The version's number rises by one with each change of what is published, and by nothing
@@ -297,11 +297,16 @@ impl State {
 
     fn admit(&mut self, node: NodeId, name: &str, zone: &str, disk: u64, roles: Roles) {
         let known = self.seats.get(&node);
+        let emptied = known.is_some_and(|seat| seat.disk != 0 && seat.disk != disk);
         let (since, leaving) = known.map_or((self.admissions, None), |s| (s.since, s.leaving));
         self.admissions = self.admissions.saturating_add(1);
         let (name, zone) = (name.to_owned(), zone.to_owned());
         let seat = Seat { name, zone, disk, roles, since, leaving, evicted: false };
         self.seats.insert(node, seat);
+        // Another disk has nothing, or what an older copy had: it joins again, as a newcomer.
+        if emptied {
+            self.slots.iter_mut().for_each(|slot| slot.strike(node));
+        }
     }
 
     fn with_seat(&mut self, node: NodeId, change: impl FnOnce(&mut Seat)) {
@@ -431,6 +436,17 @@ mod tests {
             apply(&mut state, Command::CaughtUp { node: B, slot, epoch: 2 });
         }
         assert!(!state.seats.contains_key(&A), "it holds nothing any more");
+    }
+
+    #[test]
+    fn a_node_with_another_disk_has_to_catch_up_again() {
+        let mut state = state();
+        apply(&mut state, next(0, 1, &[A, B]));
+        apply(&mut state, Command::CaughtUp { node: B, slot: 0, epoch: 2 });
+        let (name, zone, roles) = ("a".to_owned(), "z".to_owned(), Roles::ALL);
+        assert!(apply(&mut state, Command::Admit { node: A, name, zone, disk: 9, roles }));
+        assert_eq!(sets(&state), (vec![B], None, 4));
+        assert_eq!(state.slots[1].replicas.current, [A].into(), "nobody else has the other slot");
     }
 
     #[test]

@@ -66,9 +66,9 @@ impl Council {
         }
         if !same {
             let (mine, theirs) = (mine.council, theirs.council);
-            self.trouble = Some(Trouble::OtherCouncil { mine, theirs, node: from });
+            self.alarm(Trouble::OtherCouncil { mine, theirs, node: from });
         } else if theirs.epoch == mine.epoch {
-            self.trouble = Some(Trouble::ReformedTwice { epoch: mine.epoch, node: from });
+            self.alarm(Trouble::ReformedTwice { epoch: mine.epoch, node: from });
         }
         if *message != Message::Refused {
             self.send(from, &Message::Refused);
@@ -78,16 +78,14 @@ impl Council {
 
     /// Joins a council's group, as a member that knows nothing yet.
     fn adopt(&mut self, identity: Identity) {
-        if let Some(group) = self.group.take() {
-            group.remove(&mut self.out.writes);
-        }
+        self.abandon();
         let group = Group::join(self.name(identity), accepts);
         self.enter(identity, group);
     }
 
     /// Gives up this disk's id, and everything that was promised under it.
     pub(super) fn start_over(&mut self, why: &'static str) {
-        self.trouble = Some(Trouble::GaveUpDisk { why });
+        self.alarm(Trouble::GaveUpDisk { why });
         self.starts.renew(&mut self.out.writes);
         if let Some(identity) = self.identity {
             self.adopt(identity);
@@ -142,7 +140,8 @@ impl Council {
             return;
         }
         self.greeted.insert(to, now);
-        let hello = self.starts.hello(self.woke);
+        let woke = self.group.as_ref().map(|group| (group.name().group, self.woke));
+        let hello = self.starts.hello(woke.into_iter().collect());
         self.send(to, &Message::Hello(hello));
     }
 
@@ -187,7 +186,7 @@ impl Council {
             return self.start_over("the leader knows of a longer log");
         }
         if let Some(promise) = message.promise() {
-            self.starts.notice(message.from(), promise);
+            self.starts.notice(message.from(), group.name().group, promise);
         }
         let effects = group.step(now, GroupEvent::Received(from, message));
         self.absorb(effects);

@@ -51,8 +51,8 @@ pub struct Hello {
     pub disk: u64,
     /// Nonces of its starts, the newest last.
     pub starts: Vec<u64>,
-    /// The term, and the last index of the log, that it woke up with.
-    pub promised: (u64, u64),
+    /// By group: the term, and the last index of the log, that it woke up with.
+    pub promised: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Hello {
@@ -82,8 +82,9 @@ pub struct Starts {
     own: Disk,
     chance: u64,
     seen: BTreeMap<u64, Seen>,
-    /// The most that each disk has promised, as far as was noticed here since this start.
-    promises: BTreeMap<u64, (u64, u64)>,
+    /// The most that each disk has promised in each group, as far as was noticed here since this
+    /// start: by disk and group.
+    promises: BTreeMap<(u64, u64), (u64, u64)>,
 }
 
 fn seen_key(disk: u64) -> Vec<u8> {
@@ -141,7 +142,7 @@ impl Starts {
     }
 
     /// What this start tells, having woken up with these promises.
-    pub fn hello(&self, promised: (u64, u64)) -> Hello {
+    pub fn hello(&self, promised: BTreeMap<u64, (u64, u64)>) -> Hello {
         Hello { disk: self.own.id, starts: self.own.starts.clone(), promised }
     }
 
@@ -161,13 +162,10 @@ impl Starts {
             if seen.nonce == nonce && seen.node == from {
                 return true;
             }
-            let promises = self.promises.get(&hello.disk).copied().unwrap_or_default();
-            let forgot = seen.nonce != nonce && hello.promised < promises;
-            if !hello.starts.contains(&seen.nonce) || forgot {
+            if !hello.starts.contains(&seen.nonce) || seen.nonce != nonce && self.forgot(hello) {
                 return false;
             }
         }
-        self.promises.insert(hello.disk, hello.promised);
         self.seen.insert(hello.disk, Seen { nonce, node: from, order });
         put(&seen_key(hello.disk), &self.seen[&hello.disk], writes);
         true
@@ -180,7 +178,7 @@ impl Starts {
             let Some((disk, _)) = idle.min_by_key(|(_, seen)| seen.order) else { return };
             let disk = *disk;
             self.seen.remove(&disk);
-            self.promises.remove(&disk);
+            self.promises.retain(|(of, _), _| *of != disk);
             record::remove(&seen_key(disk), 0, writes);
         }
     }
@@ -190,10 +188,22 @@ impl Starts {
         self.seen.get(&disk).is_some_and(|seen| seen.nonce == nonce && seen.node == node)
     }
 
-    /// Notices what a disk has promised.
-    pub fn notice(&mut self, disk: u64, promise: (u64, u64)) {
-        let promises = self.promises.entry(disk).or_default();
+    /// Whether a disk woke up with less than it had promised in some group.
+    fn forgot(&self, hello: &Hello) -> bool {
+        let mut promises = self.promises.range((hello.disk, 0)..=(hello.disk, u64::MAX));
+        let woke = |group| hello.promised.get(group).copied().unwrap_or_default();
+        promises.any(|((_, group), promise)| woke(group) < *promise)
+    }
+
+    /// Notices what a disk has promised in a group.
+    pub fn notice(&mut self, disk: u64, group: u64, promise: (u64, u64)) {
+        let promises = self.promises.entry((disk, group)).or_default();
         *promises = promise.max(*promises);
+    }
+
+    /// Forgets the promises of a group that this disk is no member of any more: nor need others be.
+    pub fn leave(&mut self, group: u64) {
+        self.promises.retain(|(_, of), _| *of != group);
     }
 }
 

@@ -326,8 +326,8 @@ fn r13_a_list_that_lacks_a_start_that_was_seen_is_stale() {
     assert_eq!(first.disk(), second.disk());
     let mut memory = started(&peer, 3);
     let mut writes = Vec::new();
-    assert!(memory.recognise(node(1), &first.hello((1, 1)), &mut writes));
-    assert!(memory.recognise(node(1), &second.hello((1, 1)), &mut writes));
+    assert!(memory.recognise(node(1), &first.hello([(GROUP, (1, 1))].into()), &mut writes));
+    assert!(memory.recognise(node(1), &second.hello([(GROUP, (1, 1))].into()), &mut writes));
     assert!(memory.knows(node(1), first.disk(), second.nonce()));
     assert!(!memory.knows(node(1), first.disk(), first.nonce()), "an earlier start");
     assert!(!memory.knows(node(2), first.disk(), second.nonce()), "another node");
@@ -337,11 +337,17 @@ fn r13_a_list_that_lacks_a_start_that_was_seen_is_stale() {
     let mut third = started(&disk, 4);
     let mut writes = Vec::new();
     let mut memory = started(&peer, 5);
-    assert!(!memory.recognise(node(1), &third.hello((1, 1)), &mut writes), "remembered durably");
+    assert!(
+        !memory.recognise(node(1), &third.hello([(GROUP, (1, 1))].into()), &mut writes),
+        "remembered durably"
+    );
     let gone = third.disk();
     third.renew(&mut Vec::new());
     assert_ne!(third.disk(), gone);
-    assert!(memory.recognise(node(1), &third.hello((0, 0)), &mut writes), "as another disk");
+    assert!(
+        memory.recognise(node(1), &third.hello([(GROUP, (0, 0))].into()), &mut writes),
+        "as another disk"
+    );
 }
 
 #[test]
@@ -350,26 +356,33 @@ fn r13_a_copy_of_the_same_start_is_told_by_what_it_has_forgotten() {
     let first = started(&disk, 1);
     let mut memory = started(&peer, 2);
     let mut writes = Vec::new();
-    assert!(memory.recognise(node(1), &first.hello((3, 10)), &mut writes));
-    memory.notice(first.disk(), (4, 0));
-    assert!(memory.recognise(node(1), &first.hello((3, 10)), &mut writes), "it says so again");
+    assert!(memory.recognise(node(1), &first.hello([(GROUP, (3, 10))].into()), &mut writes));
+    memory.notice(first.disk(), GROUP, (4, 0));
+    assert!(
+        memory.recognise(node(1), &first.hello([(GROUP, (3, 10))].into()), &mut writes),
+        "it says so again"
+    );
     let second = started(&disk, 3);
     for (promised, sound) in [((3, 10), false), ((4, 10), true), ((5, 2), true)] {
         let mut memory = memory.clone();
-        assert_eq!(memory.recognise(node(1), &second.hello(promised), &mut writes), sound);
+        let hello = second.hello([(GROUP, promised)].into());
+        assert_eq!(memory.recognise(node(1), &hello, &mut writes), sound);
     }
+    memory.leave(GROUP);
+    let hello = second.hello(BTreeMap::new());
+    assert!(memory.recognise(node(1), &hello, &mut writes), "the group is no more");
 }
 
 #[test]
 fn a_list_of_starts_and_a_memory_of_disks_are_bounded() {
     let disk = Memory::new();
     let starts: Vec<Starts> = (1..400).map(|chance| started(&disk, chance)).collect();
-    let hello = starts.last().unwrap().hello((1, 1));
+    let hello = starts.last().unwrap().hello([(GROUP, (1, 1))].into());
     assert_eq!(hello.starts.len(), 256);
     let mut memory = started(&Memory::new(), 1);
     let mut writes = Vec::new();
     for other in 1..2_000 {
-        let hello = Hello { disk: other, starts: vec![other], promised: (0, 0) };
+        let hello = Hello { disk: other, starts: vec![other], promised: BTreeMap::new() };
         assert!(memory.recognise(node(1), &hello, &mut writes));
         memory.prune(|disk| disk == 1, &mut writes);
     }

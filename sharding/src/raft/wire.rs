@@ -95,11 +95,12 @@ impl Config {
     }
 
     pub(super) fn to_raft(&self) -> ConfState {
-        let mut state = ConfState::default();
-        state.voters = self.voters.iter().copied().collect();
-        state.voters_outgoing = self.outgoing.iter().copied().collect();
-        state.learners = self.learners.iter().copied().collect();
-        state
+        ConfState {
+            voters: self.voters.iter().copied().collect(),
+            voters_outgoing: self.outgoing.iter().copied().collect(),
+            learners: self.learners.iter().copied().collect(),
+            ..ConfState::default()
+        }
     }
 }
 
@@ -352,10 +353,8 @@ impl Change {
 
     pub(super) fn to_raft(&self) -> ConfChangeV2 {
         let single = |id: u64, kind: ConfChangeType| {
-            let mut single = ConfChangeSingle::default();
-            single.node_id = id;
-            single.set_change_type(kind);
-            single
+            let change_type = kind;
+            ConfChangeSingle { node_id: id, change_type, ..ConfChangeSingle::default() }
         };
         let mut change = ConfChangeV2::default();
         let changes: Vec<ConfChangeSingle> = match self {

@@ -302,7 +302,7 @@ impl World {
         while self.now < end {
             self.now += STEP_MS;
             self.deliver();
-            if self.now % GOSSIP_MS == 0 {
+            if self.now.is_multiple_of(GOSSIP_MS) {
                 self.observe();
                 self.gossip();
                 self.replicate();
