@@ -124,7 +124,6 @@ fn settings(config: &Config) -> Settings {
             checkpoint_bytes: megabytes(config.store.checkpoint_mb),
             limits,
             slots: u16::try_from(config.cluster.slots).expect("a checked key"),
-            ..Options::default()
         },
         engine_cache: megabytes(config.store.cache_mb / 4).max(16 << 20),
         disk_reserve: megabytes(config.store.disk_reserve_mb),

@@ -3,8 +3,8 @@
 //! [`membership`] knows who is there, in every region and in which state. [`placement`] proposes
 //! which nodes of a region hold a replica of each shard; the region's [`council`] decides, by a
 //! Raft group ([`raft`]), and records it: what counts is the set that was recorded. [`core`] has
-//! both side by side, [`driver`] turns it. [`discovery`] finds the addresses of other nodes, and says
-//! who forms a region.
+//! both side by side, [`driver`] turns it. [`discovery`] finds the addresses of other nodes, and
+//! says who forms a region.
 //!
 //! Left out, until owned entities exist: owners of shards, and their Raft groups.
 

@@ -99,8 +99,8 @@ impl Reader {
         }
     }
 
-    /// Up to `limit` present entities of some slots at `now`, in byte order; one more than asked tells of more.
-    /// Reads the disk.
+    /// Up to `limit` present entities of some slots at `now`, in byte order; one more than asked
+    /// tells of more. Reads the disk.
     pub fn list(
         &self,
         range: &Range,

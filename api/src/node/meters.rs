@@ -15,7 +15,12 @@ use metrics::{counter, gauge};
 
 use atoll_replication::core::{PeerStatus, Status};
 
+use atoll_replication::placement::RegionPlacement;
+use atoll_sharding::core::View;
+use atoll_sharding::membership::State;
+
 use super::Node;
+use super::place::progress;
 
 impl Node {
     /// Measures what changes without the core's word. Called when somebody asks for metrics.
@@ -34,7 +39,29 @@ impl Node {
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
         gauge!("atoll_info", &labels).set(1.0);
+        if let Some(view) = self.view() {
+            cluster(&view);
+        }
     }
+}
+
+/// Measures members, by state, and the council of this region.
+fn cluster(view: &View) {
+    for state in State::ALL.into_iter().filter(|state| *state != State::Gone) {
+        let count = view.members.iter().filter(|member| member.state == state).count();
+        gauge!("atoll_members", "state" => state.name()).set(count as f64);
+    }
+    let led = view.council.leader.is_some();
+    gauge!("atoll_council_has_leader").set(f64::from(u8::from(led)));
+    let troubled = view.council.trouble.is_some();
+    gauge!("atoll_council_trouble").set(f64::from(u8::from(troubled)));
+}
+
+/// Measures how this region's replicas are placed.
+fn placement(record: &RegionPlacement) {
+    let (moving, short) = progress(record);
+    gauge!("atoll_shards_moving").set(moving as f64);
+    gauge!("atoll_shards_under_replicated").set(short as f64);
 }
 
 /// Measures the core's view.
@@ -50,6 +77,9 @@ pub(super) fn status(status: &Status) {
         gauge!("atoll_lag_milliseconds", "region" => region.clone()).set(lag.ms as f64);
     }
     peers(status);
+    if let Some(record) = status.placement.region(&status.me.region) {
+        placement(record);
+    }
 }
 
 /// Peers by region, and the shortest round trip to each. A region that was ever heard of stays: a

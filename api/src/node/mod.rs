@@ -332,6 +332,10 @@ impl Node {
         self.0.retiring.store(true, Ordering::Release);
     }
 
+    fn is_retiring(&self) -> bool {
+        self.0.retiring.load(Ordering::Acquire)
+    }
+
     /// Ends streams, writes checkpoints, stops the core. Durable when it returns.
     pub async fn stop(&self) {
         self.0.journal.drain();
@@ -343,7 +347,7 @@ impl Node {
         if self.0.journal.is_draining() {
             return vec!["draining".to_owned()];
         }
-        if self.0.retiring.load(Ordering::Acquire) {
+        if self.is_retiring() {
             return vec!["handing replicas off".to_owned()];
         }
         match self.0.journal.cluster() {

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use atoll_replication::core::{PeerStatus, ShardStatus, Status};
+use atoll_replication::transport::NodeId;
+use atoll_sharding::core::View;
+use atoll_sharding::membership::{Member, State};
 use atoll_store::name::{Collection, Kind};
 use atoll_store::shard::entity_hash;
 
@@ -21,7 +24,7 @@ pub struct NodeView {
     pub zone: String,
     /// QUIC address.
     pub address: String,
-    /// `up`, `down` or `joining`.
+    /// `joining`, `up`, `suspect`, `down` or `leaving`.
     pub state: &'static str,
     /// Version of the program.
     pub version: String,
@@ -78,12 +81,38 @@ impl Node {
         let mut nodes = vec![self.own_view()];
         let (mut lag, mut writes) = (BTreeMap::new(), 0);
         if let Some(status) = status {
-            nodes.extend(status.peers.iter().map(peer_view));
+            match self.view() {
+                Some(view) => nodes.extend(self.member_views(&view, &status)),
+                None => nodes.extend(status.peers.iter().map(peer_view)),
+            }
             lag = lag_view(&status);
             writes = status.writes;
         }
         let (node, region) = (self.id().to_owned(), self.region().to_owned());
         ClusterView { node, region, nodes, lag, writes }
+    }
+
+    /// The other members, of all regions.
+    fn member_views(&self, view: &View, status: &Status) -> Vec<NodeView> {
+        let peers: BTreeMap<NodeId, &PeerStatus> =
+            status.peers.iter().map(|peer| (peer.node, peer)).collect();
+        let others = view.members.iter().filter(|member| member.node != status.me.node);
+        let one = |member: &Member| {
+            let peer = peers.get(&member.node).copied();
+            let connected = peer.filter(|peer| peer.connected);
+            NodeView {
+                id: member.node.to_string(),
+                name: member.name.clone(),
+                region: member.region.clone(),
+                zone: member.zone.clone(),
+                address: member.address.clone(),
+                state: member.state.name(),
+                version: member.version.clone(),
+                incarnation: peer.map(|peer| peer.origin.to_string()).unwrap_or_default(),
+                rtt_ms: connected.and_then(|peer| peer.rtt_ms).map(|ms| ms as f64),
+            }
+        };
+        others.map(one).collect()
     }
 
     fn own_view(&self) -> NodeView {
@@ -94,7 +123,11 @@ impl Node {
             region: settings.region.clone(),
             zone: settings.zone.clone(),
             address: settings.advertise.clone(),
-            state: if self.not_ready().is_empty() { "up" } else { "joining" },
+            state: match self.is_retiring() {
+                true => State::Leaving.name(),
+                false if self.not_ready().is_empty() => State::Up.name(),
+                false => State::Joining.name(),
+            },
             version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: self.origin().to_string(),
             rtt_ms: None,

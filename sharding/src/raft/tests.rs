@@ -256,7 +256,9 @@ fn kind() -> impl Strategy<Value = Kind> {
         2 => (n(), n(), proptest::option::of((n(), n())))
             .prop_map(|(index, commit, rejected)| Kind::AppendAnswer { index, commit, rejected }),
         2 => (proptest::bool::ANY, proptest::bool::ANY, n(), n(), (n(), n())).prop_map(
-            |(pre, force, index, log_term, commit)| Kind::Vote { pre, force, index, log_term, commit }
+            |(pre, force, index, log_term, commit)| {
+                Kind::Vote { pre, force, index, log_term, commit }
+            }
         ),
         1 => (proptest::bool::ANY, proptest::bool::ANY, (n(), n()))
             .prop_map(|(pre, rejected, commit)| Kind::VoteAnswer { pre, rejected, commit }),

@@ -244,7 +244,8 @@ impl Formation {
         if !self.place.replace(&self.text(&record), &held).await? {
             return Ok(None);
         }
-        tracing::warn!(region = record.region, founder = %now.founder, "took over forming a region");
+        let before = &now.founder;
+        tracing::warn!(region = record.region, %before, "took over forming a region");
         Ok(Some(Formed { record: Some(record), by_me: true }))
     }
 
