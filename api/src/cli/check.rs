@@ -38,12 +38,16 @@ pub struct Holding {
     pub shards: BTreeMap<String, String>,
     /// Entities, if the answer counts them.
     pub entities: Option<u64>,
+    /// Shards that other nodes hold.
+    elsewhere: BTreeSet<String>,
 }
 
 impl Holding {
     /// Reads `{"shards": {"0/12": "hex"}, "entities": {"0/12": 3}}`, the latter optional.
     pub fn parse(body: &Value) -> Option<Holding> {
-        let mut holding = Holding { shards: BTreeMap::new(), entities: None };
+        let elsewhere = body["elsewhere"].as_array().into_iter().flatten();
+        let elsewhere = elsewhere.filter_map(|shard| shard.as_str()).map(str::to_owned).collect();
+        let mut holding = Holding { shards: BTreeMap::new(), entities: None, elsewhere };
         for (shard, digest) in body["shards"].as_object()? {
             if let Some(count) = body["entities"][shard].as_u64() {
                 holding.entities = Some(holding.entities.unwrap_or(0) + count);
@@ -97,10 +101,13 @@ pub async fn run(common: &Common, options: Options) -> Result<(), Failure> {
     }
 }
 
-fn differing(holdings: &[Holding]) -> BTreeSet<String> {
+/// Shards of which those who hold them hold different content.
+pub fn differing(holdings: &[Holding]) -> BTreeSet<String> {
     let shards = holdings.iter().flat_map(|holding| holding.shards.keys());
     let same = |shard: &String| {
-        holdings.windows(2).all(|w| w[0].shards.get(shard) == w[1].shards.get(shard))
+        let mut held = holdings.iter().filter(|holding| !holding.elsewhere.contains(shard));
+        let first = held.next().map(|holding| holding.shards.get(shard));
+        held.all(|holding| Some(holding.shards.get(shard)) == first)
     };
     shards.filter(|shard| !same(shard)).cloned().collect()
 }
@@ -138,6 +145,7 @@ fn report(output: Output, urls: &[String], holdings: &[Holding], differing: &BTr
         let mut row = vec![shard.clone()];
         row.extend(holdings.iter().map(|holding| match holding.shards.get(shard) {
             Some(digest) => digest.chars().take(16).collect(),
+            None if holding.elsewhere.contains(shard) => "elsewhere".to_string(),
             None => "nothing".to_string(),
         }));
         rows.push(row);
@@ -159,5 +167,15 @@ mod tests {
         assert_eq!(differing(&[short.clone(), short.clone()]), BTreeSet::new());
         assert_eq!(differing(&[short, long]), BTreeSet::from(["0/2".to_string()]));
         assert_eq!(Holding::parse(&json!({"shards": 1})), None);
+    }
+
+    #[test]
+    fn a_shard_is_compared_among_those_who_hold_it() {
+        let holding = |json| Holding::parse(&json).expect("good");
+        let one = holding(json!({"shards": {"0/1": "aa"}, "elsewhere": ["0/2"]}));
+        let other = holding(json!({"shards": {"0/1": "aa", "0/2": "bb"}, "elsewhere": []}));
+        let empty = holding(json!({"shards": {"0/1": "aa"}, "elsewhere": []}));
+        assert_eq!(differing(&[one.clone(), other.clone()]), BTreeSet::new());
+        assert_eq!(differing(&[one, other, empty]), BTreeSet::from(["0/2".to_string()]));
     }
 }

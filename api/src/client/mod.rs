@@ -89,6 +89,11 @@ impl Call {
         Call { method: Method::POST, path: path.into(), body, headers: Vec::new() }
     }
 
+    /// A `DELETE`.
+    pub fn delete(path: impl Into<String>) -> Call {
+        Call { method: Method::DELETE, path: path.into(), body: None, headers: Vec::new() }
+    }
+
     /// With one header more.
     pub fn header(mut self, name: HeaderName, value: impl Into<String>) -> Call {
         self.headers.push((name, value.into()));

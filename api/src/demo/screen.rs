@@ -3,7 +3,7 @@
 //! Invariant: a terminal is redrawn in place once a second; elsewhere a line is printed only when
 //! something changes, writes and lag left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::layout::Place;
-use super::observe::{Observer, Seen};
+use super::observe::{Observer, Seen, equal};
 use super::supervisor::Supervisor;
 use crate::cli::output::{Paint, paint, table};
 
@@ -39,6 +39,7 @@ Try, in another terminal:
   atoll demo{option} heal
   atoll demo{option} kill ap-1
   atoll demo{option} start ap-1
+  atoll demo{option} add ap
 
 Ctrl-C ends the demo.
 
@@ -58,6 +59,9 @@ struct Row {
     rate: u64,
     lag: BTreeMap<String, u64>,
     data: String,
+    /// As its own nodes see it: the word of the first that answered.
+    members: String,
+    replicas: String,
 }
 
 /// Shows the demo until it is dropped.
@@ -84,7 +88,8 @@ pub(super) async fn live(supervisor: &Supervisor) {
             drawn = text.lines().count();
         } else {
             let line = rows.iter().fold(String::new(), |mut line, row| {
-                let _ = write!(line, "{} {}, {}; ", row.region, row.state, row.data);
+                let Row { region, state, members, replicas, data, .. } = row;
+                let _ = write!(line, "{region} {state} ({members}), replicas {replicas}, {data}; ");
                 line
             });
             let line = format!("{line}{cuts}");
@@ -128,6 +133,10 @@ fn rows(
         let mut row = Row { region, state, data: verdict(region, seen), ..Row::default() };
         for (place, seen) in seen.iter().filter(|(place, _)| place.region == region) {
             row.writes += seen.writes;
+            if row.members.is_empty() {
+                row.members.clone_from(&seen.members);
+                row.replicas.clone_from(&seen.replicas);
+            }
             let earlier = before.get(place).copied().unwrap_or(seen.writes);
             row.rate += seen.writes.saturating_sub(earlier);
             for (other, ms) in &seen.lag {
@@ -142,17 +151,19 @@ fn rows(
 
 /// Which regions hold something else.
 fn verdict(region: &str, seen: &BTreeMap<Place, Seen>) -> String {
-    let shards = |seen: &Seen| seen.holding.as_ref().map(|holding| holding.shards.clone());
-    let own: Vec<_> =
-        seen.iter().filter(|(place, _)| place.region == region).map(|(_, s)| shards(s)).collect();
-    let Some(first) = own.first() else { return "-".into() };
-    let mut differing: Vec<&str> = seen
-        .iter()
-        .filter(|(_, seen)| shards(seen) != *first || first.is_none())
-        .map(|(place, _)| place.region)
-        .collect();
-    differing.sort_unstable();
-    differing.dedup();
+    let of = |name: &str| {
+        seen.iter().filter(|(place, _)| place.region == name).map(|(_, seen)| seen).collect()
+    };
+    let own: Vec<&Seen> = of(region);
+    if own.is_empty() {
+        return "-".into();
+    }
+    let regions: BTreeSet<&str> = seen.keys().map(|place| place.region).collect();
+    let differs = |other: &&str| {
+        let theirs: Vec<&Seen> = if *other == region { Vec::new() } else { of(other) };
+        !equal(own.iter().chain(&theirs).copied())
+    };
+    let differing: Vec<&str> = regions.into_iter().filter(differs).collect();
     match differing.is_empty() {
         true => paint(Paint::Green, "equal"),
         false => paint(Paint::Yellow, &format!("differs from {}", differing.join(", "))),
@@ -160,13 +171,14 @@ fn verdict(region: &str, seen: &BTreeMap<Place, Seen>) -> String {
 }
 
 fn render(rows: &[Row]) -> String {
-    let heading = ["REGION", "STATE", "WRITES", "/S"].map(String::from);
+    let heading = ["REGION", "STATE", "MEMBERS", "REPLICAS", "WRITES", "/S"].map(String::from);
     let behind = rows.iter().map(|row| format!("BEHIND {}", row.region));
     let mut cells = vec![
         heading.into_iter().chain(behind).chain(["DATA".to_string()]).collect::<Vec<String>>(),
     ];
     for row in rows {
         let mut line = vec![row.region.to_string(), row.state.clone()];
+        line.extend([row.members.clone(), row.replicas.clone()]);
         line.extend([row.writes.to_string(), row.rate.to_string()]);
         line.extend(rows.iter().map(|other| match row.lag.get(other.region) {
             Some(ms) if other.region != row.region => format!("{ms} ms"),

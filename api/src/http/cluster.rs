@@ -85,7 +85,8 @@ pub(super) async fn view(State(app): State<App>, uri: Uri) -> Response {
     ),
     responses((
             status = 200,
-            description = "{node, region, shards: {\"placement/slot\": hex}}",
+            description = "{node, region, shards: {\"placement/slot\": hex}, elsewhere: [shards \
+                that other nodes serve]}",
             content_type = "application/json",
         )),
 )]
@@ -126,7 +127,8 @@ async fn digests(app: &App, uri: &Uri) -> Result<Response, Problem> {
         (Some(kind), collection) => Some((kind, collection)),
     };
     let digests = app.node.digests(only).await?;
-    let json = digests_json(app.node.id(), app.node.region(), &digests, verbose);
+    let mut json = digests_json(app.node.id(), app.node.region(), &digests, verbose);
+    json["elsewhere"] = json!(app.node.elsewhere());
     Ok(json_response(app, json.to_string()))
 }
 

@@ -158,6 +158,7 @@ fn components() -> Value {
         "Digest": object(&["node", "region", "shards"], json!({
             "node": text, "region": text,
             "shards": {"type": "object", "additionalProperties": text},
+            "elsewhere": {"type": "array", "items": text},
         })),
     })
 }

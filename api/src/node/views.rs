@@ -7,7 +7,7 @@ use atoll_replication::transport::NodeId;
 use atoll_sharding::core::View;
 use atoll_sharding::membership::{Member, State};
 use atoll_store::name::{Collection, Kind};
-use atoll_store::shard::entity_hash;
+use atoll_store::shard::{ShardId, entity_hash};
 
 use super::{Node, ReadError};
 
@@ -134,14 +134,22 @@ impl Node {
         }
     }
 
-    /// Digests of shards that have entities, or only of those of one kind and collection.
+    /// Shards that are served by other nodes, `<placement>/<slot>`: what is held of them here, if
+    /// anything, is being taken or given up.
+    pub fn elsewhere(&self) -> Vec<String> {
+        let slots = (0..self.slots()).filter(|slot| !self.journal().serves(*slot));
+        slots.map(|slot| ShardId { placement: 0, slot }.to_string()).collect()
+    }
+
+    /// Digests of shards that are served here and have entities, or only of those of one kind and
+    /// collection.
     pub async fn digests(
         &self,
         only: Option<(Kind, Option<Collection>)>,
     ) -> Result<Vec<ShardDigest>, ReadError> {
         let shards = self.0.replica.digests().await.map_err(|_| ReadError::Overloaded)?;
         let mut digests = Vec::new();
-        for shard in shards {
+        for shard in shards.into_iter().filter(|each| self.journal().serves(each.shard.slot)) {
             let (digest, entities) = match &only {
                 None => (shard.digest, shard.entities),
                 Some((kind, collection)) => {

@@ -92,7 +92,7 @@
 - name: ATOLL__DISCOVERY__KUBERNETES_SELECTOR
   value: {{ include "atoll.selector" . | replace ": " "=" | replace "\n" "," | quote }}
 - name: ATOLL__DISCOVERY__KUBERNETES_CONFIG_MAP
-  value: {{ include "atoll.record" . }}
+  value: {{ include "atoll.records" . }}
 {{- else if eq $d.method "etcd" }}
 - name: ATOLL__DISCOVERY__ETCD_ENDPOINTS
   value: {{ join "," $d.etcd.endpoints | quote }}

@@ -47,7 +47,9 @@ app.kubernetes.io/component: node
 {{- end }}
 
 {{/* Where it is recorded that the region was formed. */}}
-{{- define "atoll.record" -}}{{ include "atoll.fullname" . }}-region{{- end }}
+{{- define "atoll.records" -}}{{ include "atoll.fullname" . }}-region{{- end }}
+{{/* The node appends its region to the name that it is given. */}}
+{{- define "atoll.record" -}}{{ include "atoll.records" . }}-{{ .Values.region }}{{- end }}
 
 {{- define "atoll.workload" -}}{{ .Values.persistence.enabled | ternary "StatefulSet" "Deployment" }}{{- end }}
 
