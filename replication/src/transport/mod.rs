@@ -137,6 +137,11 @@ impl Class {
         Self::ALL.get(usize::from(byte)).copied()
     }
 
+    /// What is sent first: the higher one.
+    const fn priority(self) -> i32 {
+        (Self::ALL.len() - 1 - self.index()) as i32
+    }
+
     /// The name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {

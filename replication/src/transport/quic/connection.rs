@@ -4,7 +4,8 @@
 //! takes the connection up at the first of them, and answers with its own. `Connected` is told
 //! when the peer is known to have taken it up.
 //!
-//! Datagrams travel beside the streams, and are told between the same two arrivals.
+//! Datagrams and requests travel beside these streams; datagrams are told between the same two
+//! arrivals.
 //!
 //! Invariants: `Connected` comes after the previous connection's `Disconnected`, and every frame
 //! between this connection's two. A connection is closed before its tasks are dropped, so that a
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 use super::super::{Arrival, Class, NodeId};
 use super::frames::{self, Decoder};
 use super::peers::{CLOSED, DUPLICATE, Link};
-use super::{HANDSHAKES, Shared, meters, tls};
+use super::{HANDSHAKES, Shared, meters, requests, tls};
 
 /// How long a peer may take to complete a handshake and to open its first stream.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -156,11 +157,10 @@ impl Session {
     /// Opens this side's streams, the most urgent first.
     async fn open(&self) -> Result<Vec<SendStream>, ConnectionError> {
         let mut streams = Vec::new();
-        let priorities = (0..Class::ALL.len() as i32).rev();
-        for (class, priority) in Class::ALL.into_iter().zip(priorities) {
+        for class in Class::ALL {
             let mut stream = self.link.connection.open_uni().await?;
             // A fresh stream takes both, unless the connection is lost: the next step says so.
-            let _ = stream.set_priority(priority);
+            let _ = stream.set_priority(class.priority());
             let _ = stream.write_all(&[class as u8]).await;
             streams.push(stream);
         }
@@ -190,6 +190,7 @@ impl Session {
         }
         let mut readers = JoinSet::new();
         readers.spawn(read_datagrams(Arc::clone(&self.shared), Arc::clone(&self.link)));
+        readers.spawn(requests::accept(Arc::clone(&self.shared), Arc::clone(&self.link)));
         let mut next = Ok(first);
         while let Ok(stream) = next {
             readers.spawn(read(Arc::clone(&self.shared), Arc::clone(&self.link), stream));

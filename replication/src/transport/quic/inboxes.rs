@@ -5,32 +5,42 @@
 //! | connected, disconnected | both cores |
 //! | frames of class `Cluster`, datagrams | the core of the cluster, if there is one |
 //! | all other frames | the core of replication |
+//! | streams of requests | whoever serves them, if anyone does |
 //!
-//! Invariants: a full inbox slows the stream whose frame has no room, and no other; a datagram
-//! without room is dropped and counted. A connection begins and ends once both have been told.
+//! Invariants: a full inbox slows the stream whose frame has no room, and no other; a datagram or
+//! a request without room is dropped and counted. A connection begins and ends once both cores have
+//! been told.
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::super::{Arrival, Class};
+use super::super::{Arrival, Class, NodeId};
 use super::meters;
+use super::requests::{Incoming, RequestStream};
 
 /// Where arrivals go. Their receivers bound them; a full one slows the peers down.
 #[derive(Clone, Debug)]
 pub struct Inboxes {
     replication: Sender<Arrival>,
     cluster: Option<Sender<Arrival>>,
+    requests: Option<Sender<Incoming>>,
 }
 
 impl Inboxes {
     /// For the core of replication alone: what is for the cluster's is dropped.
     pub fn new(replication: Sender<Arrival>) -> Self {
-        Self { replication, cluster: None }
+        Self { replication, cluster: None, requests: None }
     }
 
     /// Delivers what is for the core of the cluster.
     pub fn with_cluster(mut self, cluster: Sender<Arrival>) -> Self {
         self.cluster = Some(cluster);
+        self
+    }
+
+    /// Delivers the streams that peers open; without it, and above its bound, they are refused.
+    pub fn with_requests(mut self, requests: Sender<Incoming>) -> Self {
+        self.requests = Some(requests);
         self
     }
 
@@ -69,6 +79,13 @@ impl Inboxes {
         if let Err(TrySendError::Full(_)) = cluster.try_send(arrival) {
             meters::datagram_dropped("unread");
         }
+    }
+}
+
+impl Inboxes {
+    /// Hands a stream over, if there is room.
+    pub(super) fn request(&self, peer: NodeId, stream: RequestStream) -> bool {
+        self.requests.as_ref().is_some_and(|to| to.try_send((peer, stream)).is_ok())
     }
 }
 

@@ -49,6 +49,11 @@ pub(super) fn datagram_dropped(reason: &'static str) {
     metrics::counter!("atoll_transport_datagrams_dropped_total", "reason" => reason).increment(1);
 }
 
+/// A stream of requests: `opened`, `accepted` or `refused`.
+pub(super) fn request(what: &'static str) {
+    metrics::counter!("atoll_transport_request_streams_total", "what" => what).increment(1);
+}
+
 /// A live connection, counted as long as this value lives.
 pub(super) struct Connected(());
 

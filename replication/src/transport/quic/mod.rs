@@ -9,6 +9,8 @@
 //!    the arrivals channel: a slow driver stops the reader, then, by flow control, the writer,
 //!    until the sender's queue is full and `send` says `false`.
 //!
+//! Requests and their answers have streams of their own (`requests`), which the layers above fill.
+//!
 //! A datagram goes before all streams ([`Quic::datagram`]); what QUIC could not send soon, and what
 //! the receiver has no room for, is dropped.
 //!
@@ -31,6 +33,7 @@ mod inboxes;
 mod meters;
 mod peers;
 mod queue;
+mod requests;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -51,6 +54,7 @@ use super::certificates::{CertificateError, Identity};
 use super::{Class, DATAGRAM_BYTES, NodeId, Transport};
 pub use inboxes::Inboxes;
 use peers::{CLOSED, Peers};
+pub use requests::{Incoming, OpenError, RequestStream};
 
 /// Handshakes of others under way at once; beyond half of them a caller must first prove its
 /// address, beyond all of them it is refused.
@@ -105,6 +109,9 @@ pub struct Config {
     /// Longest pause for one that did, ms. Default 1000: after a partition heals, nodes should be
     /// connected within about a second.
     pub dial_max_known_ms: u64,
+    /// Streams that a peer may have open at once, beside those of its classes. Default 64: each
+    /// carries many requests.
+    pub request_streams: u32,
 }
 
 impl Config {
@@ -124,6 +131,7 @@ impl Config {
             dial_min_ms: 100,
             dial_max_ms: 5000,
             dial_max_known_ms: 1000,
+            request_streams: 64,
         }
     }
 
@@ -140,7 +148,7 @@ impl Config {
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_uni_streams(classes)
-            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.request_streams))
             .datagram_receive_buffer_size(Some(DATAGRAMS_BYTES))
             .datagram_send_buffer_size(DATAGRAMS_BYTES)
             .max_idle_timeout(Some(idle))
@@ -296,6 +304,13 @@ impl Quic {
         let mut dialled =
             self.shared().dialled.lock().expect("nothing panics while it holds the map");
         dialled.remove(address);
+    }
+
+    /// Opens a stream to a connected node, once that node allows another. It learns of it with the
+    /// first bytes.
+    pub async fn open(&self, peer: NodeId) -> Result<RequestStream, OpenError> {
+        let link = self.shared().peers.live(peer).ok_or(OpenError::Disconnected)?;
+        RequestStream::open(&link).await
     }
 
     /// Closes the connection to a node. Whoever dials it goes on doing so.

@@ -8,6 +8,7 @@ mod hostile;
 mod meters;
 mod nodes;
 mod relay;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::future::Future;
