@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -22,11 +23,14 @@ use atoll_store::entity::Limits;
 use crate::cluster;
 use crate::config::Config;
 use crate::http;
+use crate::http::forward::Forwarder;
 use crate::node::{Node, Settings, TestClock};
 use crate::start;
 
 /// Frames from peers that wait for the core; above it their senders wait.
 const ARRIVALS: usize = 1_024;
+/// Channels that peers opened for requests and that nobody serves yet; more are refused.
+const REQUESTED: usize = 64;
 /// The exit code after a failed commit: outcomes are unknown, the supervisor starts anew.
 const COMMIT_FAILED: i32 = 70;
 
@@ -50,7 +54,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let (news, told) = mpsc::channel(ARRIVALS);
     // Whom to dial, membership says: seeds, what discovery finds, and members.
     let network = quic::Config::new(config.replication.listen, identity);
-    let quic = Quic::start(network, Inboxes::new(arrivals).with_cluster(news))
+    let (requests, requested) = mpsc::channel(REQUESTED);
+    let inboxes = Inboxes::new(arrivals).with_cluster(news).with_requests(requests);
+    let quic = Quic::start(network, inboxes)
         .with_context(|| format!("replication.listen {}", config.replication.listen))?;
     let settings = settings(&config);
     let transport = Arc::new(quic.clone());
@@ -63,9 +69,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         name = config.node.name, region = config.node.region, node = %node_id,
         http = %config.http.listen, quic = %config.replication.listen, "serving"
     );
-    let options = http::Options { limits: edge_limits(&config), metrics: Some(metrics) };
+    let options = http::Options {
+        limits: edge_limits(&config),
+        metrics: Some(metrics),
+        forwarder: Some(Forwarder::new(quic.clone())),
+    };
     let limits = options.limits.clone();
     let router = http::router(node.clone(), options);
+    let peers = serve_peers(requested, router.clone(), limits.clone(), node.clone());
+    let peers = tokio::spawn(peers);
     let draining = node.clone();
     let stop = async move {
         shutdown.await;
@@ -78,11 +90,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         draining.drain();
     };
     http::serve_with(listener, router, &limits, stop).await.context("http")?;
+    peers.await.context("requests of other nodes")?;
     core.stop().await;
     node.stop().await;
     quic.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Serves what other nodes pass on, until the node drains.
+async fn serve_peers(
+    requested: mpsc::Receiver<quic::Incoming>,
+    router: Router,
+    limits: http::Limits,
+    node: Node,
+) {
+    http::forward::serve_peers(requested, router, &limits, node.draining()).await;
 }
 
 /// Switches on the deliberate bug that `ATOLL_MUTANT` names: builds that are shipped cannot.

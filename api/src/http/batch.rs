@@ -15,10 +15,11 @@ use super::json::{Json, Member, parse};
 use super::limits::Limits;
 use super::problem::{Code, Problem};
 use super::query::Query;
-use super::{App, address, render, request};
-use crate::node::WriteError;
+use super::{App, address, forward, render, request};
+use crate::node::{Holders, WriteError};
 use atoll_store::command::Change;
 use atoll_store::name::EntityKey;
+use bytes::Bytes;
 
 /// Change many entities
 ///
@@ -51,8 +52,18 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
     result.unwrap_or_else(|problem| problem.at(parts.uri.path()).into_response())
 }
 
-/// What an operation waits for: its answer from the node, or nothing.
-type Slot = Result<(EntityKey, Verb), Box<Problem>>;
+/// What becomes of an operation.
+enum Slot {
+    /// It is malformed, or held elsewhere and not to be passed on.
+    Bad(Box<Problem>),
+    /// It is written here.
+    Here(EntityKey, Verb),
+    /// Another node writes it.
+    Away,
+}
+
+/// What was asked: an operation's entity and method with its change, or what is wrong with it.
+type Planned = Result<(Verb, Change), Box<Problem>>;
 
 async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem> {
     request::check_answer(&parts.headers)?;
@@ -61,53 +72,96 @@ async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem
     let query = Query::parse(parts.uri.query(), &["consistency", "timeout", "ttl"])?;
     query.check_level(write_levels(app))?;
     let bytes = request::body(&parts.headers, body, &app.limits).await?;
-    let (slots, changes) = plan(&bytes, key, query.ttl_ms()?, &app.limits)?;
-    let mut answers = match changes.is_empty() {
-        true => Vec::new(),
-        false => app.node.write(changes).await,
-    }
-    .into_iter();
+    let places = |count| forward::places(parts, count);
+    let planned = plan(&bytes, key, query.ttl_ms()?, &app.limits, places)?;
+    let Routed { slots, changes, away } = route(app, planned, forward::is_forwarded(parts));
+    let here = async {
+        match changes.is_empty() {
+            true => Vec::new(),
+            false => app.node.write(changes).await,
+        }
+    };
+    let elsewhere = forward::batch(app, parts, &bytes, away, key.is_some());
+    let (answers, elsewhere) = tokio::join!(here, elsewhere);
+    let (mut answers, elsewhere) = (answers.into_iter(), elsewhere?);
     let minimal = request::prefers_minimal(&parts.headers);
     let mut out = Vec::with_capacity(32 + slots.len() * 160);
     out.extend_from_slice(b"{\"results\":");
-    render::write_list(&mut out, b"[]", slots, |out, slot| {
-        let outcome = slot.and_then(|(entity, verb)| {
-            let written = answers.next().unwrap_or(Err(WriteError::Unknown));
-            let problem = |error| Problem::from(error).repeatable(key.is_some());
-            Ok(answer(app, &entity, verb, &written.map_err(problem)?, minimal))
-        });
+    let slots = slots.into_iter().enumerate();
+    render::write_list(&mut out, b"[]", slots, |out, (place, slot)| {
+        let outcome = match slot {
+            Slot::Away => return write_away(out, elsewhere.get(&place)),
+            Slot::Bad(problem) => Err(*problem),
+            Slot::Here(entity, verb) => {
+                let written = answers.next().unwrap_or(Err(WriteError::Unknown));
+                let written = written.map_err(|e| Problem::from(e).repeatable(key.is_some()));
+                written.map(|written| answer(app, &entity, verb, &written, minimal))
+            }
+        };
         match outcome {
             Ok(body) => {
                 out.extend_from_slice(b"{\"status\":200,\"body\":");
                 out.extend_from_slice(&body);
+                out.push(b'}');
             }
-            Err(problem) => {
-                let status = problem.code.status();
-                out.extend_from_slice(format!("{{\"status\":{status},\"body\":").as_bytes());
-                problem.write(out);
-            }
+            Err(problem) => problem.write_result(out),
         }
-        out.push(b'}');
     });
     out.push(b'}');
     Ok(json_response(app, out))
 }
 
-/// A slot for each operation, and the changes of those that are well-formed.
+/// The result that another node gave.
+fn write_away(out: &mut Vec<u8>, result: Option<&Bytes>) {
+    match result {
+        Some(json) => out.extend_from_slice(json),
+        None => Problem::internal().write_result(out),
+    }
+}
+
+/// Who does what of a batch.
+struct Routed {
+    slots: Vec<Slot>,
+    /// Of the slots here, in their order.
+    changes: Vec<Change>,
+    /// Places and entities of those away.
+    away: Vec<(usize, EntityKey)>,
+}
+
+fn route(app: &App, planned: Vec<Planned>, forwarded: bool) -> Routed {
+    let (mut changes, mut away) = (Vec::with_capacity(planned.len()), Vec::new());
+    let slot = |(place, planned): (usize, Planned)| match planned {
+        Err(problem) => Slot::Bad(problem),
+        Ok((verb, change)) if app.node.holders(&change.key) == Holders::Here => {
+            let slot = Slot::Here(change.key.clone(), verb);
+            changes.push(change);
+            slot
+        }
+        Ok(_) if forwarded => Slot::Bad(Box::new(forward::not_here())),
+        Ok((_, change)) => {
+            away.push((place, change.key));
+            Slot::Away
+        }
+    };
+    let slots = planned.into_iter().enumerate().map(slot).collect();
+    Routed { slots, changes, away }
+}
+
+/// What each operation asks; `places` are those in the batch that a client sent.
 fn plan(
     bytes: &[u8],
     key: Option<&str>,
     ttl_ms: Option<u64>,
     limits: &Limits,
-) -> Result<(Vec<Slot>, Vec<Change>), Problem> {
+    places: impl FnOnce(usize) -> Result<Vec<usize>, Problem>,
+) -> Result<Vec<Planned>, Problem> {
     let body = parse(bytes, body_depth(limits))?;
     let items = items(&body)?;
     if items.len() > limits.batch_operations {
         let limit = limits.batch_operations;
         return Err(Problem::too_large(format!("a batch has at most {limit} operations")));
     }
-    let mut changes = Vec::with_capacity(items.len());
-    let slots = items.iter().enumerate().map(|(index, item)| {
+    let planned = items.iter().zip(places(items.len())?).map(|(item, index)| {
         let key = key.map(|key| format!("{key}/{index}"));
         let terms = Terms { ttl_ms, if_match: None, key: key.as_deref() };
         let asked = operation(item).and_then(|(verb, path, body)| {
@@ -115,14 +169,9 @@ fn plan(
             let entity = address::entity(path).map_err(place)?;
             Ok((verb, change(entity, verb, body, &terms, limits).map_err(place)?))
         });
-        let (verb, change) =
-            asked.map_err(|problem| Box::new(problem.inside(&format!("operations[{index}]"))))?;
-        let slot = (change.key.clone(), verb);
-        changes.push(change);
-        Ok(slot)
+        asked.map_err(|problem| Box::new(problem.inside(&format!("operations[{index}]"))))
     });
-    let slots = slots.collect();
-    Ok((slots, changes))
+    Ok(planned.collect())
 }
 
 fn items<'a, 'b>(body: &'a Json<'b>) -> Result<&'a [Json<'b>], Problem> {
@@ -192,8 +241,9 @@ fn unknown(name: &str, allowed: &str) -> Problem {
 mod tests {
     use super::*;
 
-    fn ask(body: &str) -> Result<(Vec<Slot>, Vec<Change>), Problem> {
-        plan(body.as_bytes(), Some("k"), Some(1000), &Limits::default())
+    fn ask(body: &str) -> Result<Vec<Planned>, Problem> {
+        let places = |count| Ok((0..count).collect());
+        plan(body.as_bytes(), Some("k"), Some(1000), &Limits::default(), places)
     }
 
     #[test]
@@ -205,8 +255,9 @@ mod tests {
             {"method": "POST", "path": "/v1/sets/a/b?ttl=1", "body": {"add": [1]}},
             {"method": "DELETE", "path": "/v1/sets/a/b"},
             {"method": "PUT", "path": "/v1/flags/a/b", "body": true, "x": 1}]}"#;
-        let (slots, changes) = ask(body).expect("a batch");
-        let codes: Vec<_> = slots.iter().map(|s| s.as_ref().err().map(|p| p.code)).collect();
+        let planned = ask(body).expect("a batch");
+        let codes: Vec<_> = planned.iter().map(|p| p.as_ref().err().map(|p| p.code)).collect();
+        let changes: Vec<&Change> = planned.iter().flatten().map(|(_, change)| change).collect();
         let bad = Some(Code::BadRequest);
         assert_eq!(codes, [None, bad, Some(Code::UnknownKind), bad, None, bad]);
         assert_eq!(changes.len(), 2);

@@ -14,8 +14,8 @@ use super::accept::{Form, negotiate};
 use super::change::{Terms, Verb, answer, body_depth, change, check_method};
 use super::problem::{Code, Problem};
 use super::query::Query;
-use super::{App, address, json, render, request, stream, version};
-use crate::node::WriteError;
+use super::{App, address, forward, json, render, request, stream, version};
+use crate::node::{Holders, WriteError};
 
 /// Levels that reads and writes are served at, by a region of one node.
 pub(super) const READ_LEVELS: &[&str] = &["one"];
@@ -152,6 +152,9 @@ async fn read(app: &App, parts: &Parts) -> Result<Response, Problem> {
     if form != Form::Json {
         return stream::entity(app, key, form, parts).await;
     }
+    if let Holders::Elsewhere(nodes) = app.node.holders(&key) {
+        return forward::read(app, parts, nodes).await;
+    }
     let mut with_state = false;
     if let Some(raw) = parts.uri.query() {
         let query = Query::parse(Some(raw), &["consistency", "timeout", "state"])?;
@@ -193,6 +196,9 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
     let key = address::entity(parts.uri.path())?;
     check_method(key.kind, verb)?;
     request::check_answer(&parts.headers)?;
+    if let Holders::Elsewhere(nodes) = app.node.holders(&key) {
+        return forward::write(app, parts, body, nodes).await;
+    }
     let terms = terms(app, verb, parts)?;
     let change = if verb == Verb::Delete {
         change(key.clone(), verb, &json::Json::Null, &terms, &app.limits)?

@@ -7,12 +7,86 @@
 use std::fmt::Write as _;
 
 use atoll_store::name::EntityKey;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::accept::Form;
 use super::address::encode;
 use super::json::write_string;
 use super::render;
 use crate::node::{Changed, Cursor, Record};
+
+/// A record as this node tells it, or as another told it.
+pub(super) enum Told {
+    Here(Record),
+    There(Carried),
+}
+
+/// A record of an entity that another node told.
+pub(super) struct Carried {
+    event: &'static str,
+    cloud_event: CloudEvent,
+}
+
+/// A CloudEvent, less what is the same in all of ours, and its id.
+#[derive(Deserialize)]
+struct CloudEvent {
+    #[serde(rename = "type")]
+    name: String,
+    source: String,
+    #[serde(default)]
+    subject: String,
+    time: String,
+    /// As it came.
+    data: Box<RawValue>,
+}
+
+impl CloudEvent {
+    /// Whether what goes into frames without escapes needs none.
+    fn is_plain(&self) -> bool {
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+        [&self.name, &self.subject, &self.time].iter().all(|text| text.bytes().all(plain))
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    event: String,
+    cursor: String,
+    data: CloudEvent,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    code: String,
+}
+
+/// Why a stream ends, as far as this version knows.
+const CODES: [&str; 5] = ["draining", "moved", "overloaded", "quarantined", "unavailable"];
+
+impl Told {
+    /// Reads a line that a node of this cluster wrote; `None`: it is none.
+    pub(super) fn parse(line: &[u8]) -> Option<(Told, Cursor)> {
+        let Line { event, cursor, data } = serde_json::from_slice(line).ok()?;
+        let cursor = Cursor::parse(&cursor)?;
+        let told = match event.as_str() {
+            "ready" => Told::Here(Record::Ready),
+            "progress" => Told::Here(Record::Progress),
+            "reset" => Told::Here(Record::Reset),
+            "error" => {
+                let Failure { code } = serde_json::from_str(data.data.get()).ok()?;
+                let known = CODES.into_iter().find(|known| *known == code);
+                Told::Here(Record::Ended(known.unwrap_or("unavailable")))
+            }
+            other => {
+                let event = ["snapshot", "change", "delete"].into_iter().find(|e| *e == other)?;
+                let cloud_event = Some(data).filter(CloudEvent::is_plain)?;
+                Told::There(Carried { event, cloud_event })
+            }
+        };
+        Some((told, cursor))
+    }
+}
 
 /// How the records of one stream are written.
 pub(super) struct Frames {
@@ -45,7 +119,7 @@ impl Frames {
     /// Appends the frame of a record at `now`.
     ///
     /// An entity that went absent between its snapshot and now has no frame: its `delete` follows.
-    pub(super) fn write(&self, out: &mut Vec<u8>, record: &Record, cursor: &Cursor, now: u64) {
+    pub(super) fn write(&self, out: &mut Vec<u8>, record: &Record, cursor: &str, now: u64) {
         match record {
             Record::Snapshot(changed) if changed.image.is_absent(now) => {}
             Record::Snapshot(changed) => self.entity(out, "snapshot", changed, cursor, now),
@@ -60,7 +134,18 @@ impl Frames {
         }
     }
 
-    fn entity(&self, out: &mut Vec<u8>, event: &str, changed: &Changed, cursor: &Cursor, now: u64) {
+    /// Appends the frame of a record that another node told, with a cursor of this stream.
+    pub(super) fn carry(&self, out: &mut Vec<u8>, carried: &Carried, cursor: &str) {
+        let Carried { event, cloud_event } = carried;
+        self.frame(out, event, cursor, |out| {
+            let CloudEvent { name, source, subject, time, data } = cloud_event;
+            write_cloud_event(out, &[name], (source, subject), cursor, time);
+            out.extend_from_slice(data.get().as_bytes());
+            out.push(b'}');
+        });
+    }
+
+    fn entity(&self, out: &mut Vec<u8>, event: &str, changed: &Changed, cursor: &str, now: u64) {
         let Changed { key, image, origin_region } = changed;
         let subject = subject(key);
         self.frame(out, event, cursor, |out| {
@@ -77,7 +162,7 @@ impl Frames {
         });
     }
 
-    fn plain(&self, out: &mut Vec<u8>, event: &str, cursor: &Cursor, now: u64, code: Option<&str>) {
+    fn plain(&self, out: &mut Vec<u8>, event: &str, cursor: &str, now: u64, code: Option<&str>) {
         self.frame(out, event, cursor, |out| {
             self.cloud_event(out, (self.scope, event), &self.subject, cursor, now);
             match code {
@@ -88,20 +173,14 @@ impl Frames {
                     out.extend_from_slice(b",\"resume\":");
                 }
             }
-            write_string(out, cursor.as_str());
+            write_string(out, cursor);
             out.extend_from_slice(b"}}");
         });
     }
 
-    fn frame(
-        &self,
-        out: &mut Vec<u8>,
-        event: &str,
-        cursor: &Cursor,
-        data: impl FnOnce(&mut Vec<u8>),
-    ) {
+    fn frame(&self, out: &mut Vec<u8>, event: &str, cursor: &str, data: impl FnOnce(&mut Vec<u8>)) {
         if self.form == Form::Events {
-            for part in ["event: ", event, "\nid: ", cursor.as_str(), "\ndata: "] {
+            for part in ["event: ", event, "\nid: ", cursor, "\ndata: "] {
                 out.extend_from_slice(part.as_bytes());
             }
             data(out);
@@ -110,7 +189,7 @@ impl Frames {
             for part in ["{\"event\":\"", event, "\",\"cursor\":"] {
                 out.extend_from_slice(part.as_bytes());
             }
-            write_string(out, cursor.as_str());
+            write_string(out, cursor);
             out.extend_from_slice(b",\"data\":");
             data(out);
             out.extend_from_slice(b"}\n");
@@ -123,25 +202,39 @@ impl Frames {
         out: &mut Vec<u8>,
         (scope, event): (&str, &str),
         subject: &str,
-        cursor: &Cursor,
+        cursor: &str,
         now: u64,
     ) {
-        for part in ["{\"specversion\":\"1.0\",\"type\":\"dev.atoll.", scope, ".", event] {
+        let name = ["dev.atoll.", scope, ".", event];
+        write_cloud_event(out, &name, (&self.source, subject), cursor, &rfc3339(now));
+    }
+}
+
+/// Appends a CloudEvent up to the value of its `data`. Its name in parts, subject and time hold
+/// nothing that JSON escapes.
+fn write_cloud_event(
+    out: &mut Vec<u8>,
+    name: &[&str],
+    (source, subject): (&str, &str),
+    cursor: &str,
+    time: &str,
+) {
+    out.extend_from_slice(b"{\"specversion\":\"1.0\",\"type\":\"");
+    for part in name {
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.extend_from_slice(b"\",\"source\":");
+    write_string(out, source);
+    if !subject.is_empty() {
+        for part in [",\"subject\":\"", subject, "\""] {
             out.extend_from_slice(part.as_bytes());
         }
-        out.extend_from_slice(b"\",\"source\":");
-        write_string(out, &self.source);
-        if !subject.is_empty() {
-            for part in [",\"subject\":\"", subject, "\""] {
-                out.extend_from_slice(part.as_bytes());
-            }
-        }
-        out.extend_from_slice(b",\"id\":");
-        write_string(out, cursor.as_str());
-        for part in [",\"time\":\"", &rfc3339(now), "\",\"datacontenttype\":\"application/json\""] {
-            out.extend_from_slice(part.as_bytes());
-        }
-        out.extend_from_slice(b",\"data\":");
+    }
+    out.extend_from_slice(b",\"id\":");
+    write_string(out, cursor);
+    for part in [",\"time\":\"", time, "\",\"datacontenttype\":\"application/json\"", ",\"data\":"]
+    {
+        out.extend_from_slice(part.as_bytes());
     }
 }
 
@@ -179,7 +272,7 @@ mod tests {
         let frames = Frames::new(form, "sets", "sets/c".into(), "/regions/eu/nodes/n1");
         let cursor = Cursor::nowhere();
         let mut out = Vec::new();
-        frames.write(&mut out, &record, &cursor, 0);
+        frames.write(&mut out, &record, cursor.as_str(), 0);
         String::from_utf8(out).expect("UTF-8")
     }
 

@@ -39,6 +39,11 @@ impl Route {
     }
 }
 
+/// Counts a request to another node: `answered`, `unsent` or `lost`.
+pub(super) fn forwarded(outcome: &'static str) {
+    counter!("atoll_http_forwarded_total", "outcome" => outcome).increment(1);
+}
+
 /// Counters of a server, registered once with the installed recorder.
 pub(super) struct Meter {
     requests: [[Counter; 5]; 4],

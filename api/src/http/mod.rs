@@ -16,6 +16,7 @@ mod batch;
 pub mod change;
 mod cluster;
 mod entities;
+pub mod forward;
 mod frames;
 pub mod json;
 mod later;
@@ -50,6 +51,7 @@ pub use limits::Limits;
 pub use serve::{serve, serve_with};
 
 use crate::node::Node;
+use forward::Forwarder;
 use problem::{Code, Problem};
 
 /// What the surface needs besides a node.
@@ -59,6 +61,8 @@ pub struct Options {
     pub limits: Limits,
     /// What `/metrics` shows; nothing without it.
     pub metrics: Option<PrometheusHandle>,
+    /// Carries requests to nodes that hold what this one does not; without it they are refused.
+    pub forwarder: Option<Forwarder>,
 }
 
 /// What handlers share; a cheap clone.
@@ -69,6 +73,7 @@ struct Shared {
     node: Node,
     limits: Limits,
     metrics: Option<PrometheusHandle>,
+    forwarder: Option<Forwarder>,
     openapi: Bytes,
     /// The region, as a header.
     region: HeaderValue,
@@ -93,6 +98,7 @@ pub fn router(node: Node, options: Options) -> Router {
         node,
         limits: options.limits,
         metrics: options.metrics,
+        forwarder: options.forwarder,
         openapi: openapi.into(),
         region: region.unwrap_or(HeaderValue::from_static("")),
         source,

@@ -74,6 +74,8 @@ codes! {
     NotReady 503 "not-ready" 1 "The node is not ready",
     Overloaded 503 "overloaded" 1 "The node has too much to do",
     Quarantined 503 "quarantined" 5 "The stored state waits for repair",
+    Unreachable 503 "replica-unreachable" 1 "No replica of the shard can be reached",
+    NoAnswer 504 "no-answer" 1 "No answer came from the replicas in time",
     DiskFull 507 "disk-full" 30 "The disk is full",
 }
 
@@ -118,6 +120,23 @@ impl Problem {
     pub fn method(method: &str, allow: &'static str) -> Problem {
         let detail = format!("{method} is not one of {allow}");
         Problem { allow: Some(allow), ..Problem::new(Code::MethodNotAllowed, detail) }
+    }
+
+    /// The nodes that were asked did not answer. A read can be repeated at once; a write may have
+    /// been applied, and can be repeated only if it carries an idempotency key.
+    pub fn no_answer(write: bool, repeatable: bool) -> Problem {
+        let detail = match (write, repeatable) {
+            (false, _) => "the replicas that were asked did not answer in time",
+            (true, true) => "the write may have been applied; repeat it with the same key",
+            (true, false) => {
+                "the write may have been applied; with an Idempotency-Key it would be \
+                              safe to repeat"
+            }
+        };
+        let problem = Problem::new(Code::NoAnswer, detail);
+        let outcome = if write { "unknown" } else { problem.outcome };
+        let retry_after = if repeatable { problem.retry_after } else { 0 };
+        Problem { outcome, retry_after, ..problem }
     }
 
     /// A handler that failed: nobody knows how far it came.
@@ -190,6 +209,16 @@ impl Problem {
             out.push(b':');
             out.extend_from_slice(json.as_bytes());
         }
+        out.push(b'}');
+    }
+}
+
+impl Problem {
+    /// Appends it as the result of one operation of a batch.
+    pub fn write_result(&self, out: &mut Vec<u8>) {
+        let status = self.code.status();
+        out.extend_from_slice(format!("{{\"status\":{status},\"body\":").as_bytes());
+        self.write(out);
         out.push(b'}');
     }
 }

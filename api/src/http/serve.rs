@@ -55,10 +55,7 @@ pub async fn serve_with(
 ) -> io::Result<()> {
     let server = Server {
         builder: Arc::new(builder(limits)),
-        service: Surface {
-            inner: TowerToHyperService::new(router),
-            meter: Arc::new(Meter::default()),
-        },
+        service: Surface::new(router),
         slots: Arc::new(Semaphore::new(limits.connections)),
         head: Duration::from_millis(limits.head_ms),
     };
@@ -194,9 +191,15 @@ impl Server {
 
 /// The router, metered, with panics caught.
 #[derive(Clone)]
-struct Surface {
+pub(super) struct Surface {
     inner: TowerToHyperService<Router>,
     meter: Arc<Meter>,
+}
+
+impl Surface {
+    pub(super) fn new(router: Router) -> Surface {
+        Surface { inner: TowerToHyperService::new(router), meter: Arc::new(Meter::default()) }
+    }
 }
 
 impl Service<Request<Incoming>> for Surface {

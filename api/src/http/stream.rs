@@ -20,25 +20,30 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::accept::{Form, negotiate};
 use super::entities::json_response;
+use super::forward::Slots;
+use super::forward::{Begin, Followed, Places};
 use super::frames::{Frames, subject};
 use super::problem::{Code, Problem};
 use super::query::Query;
-use super::{App, address};
-use crate::node::{Cursor, Node, ReadError, Record, Selection, Start, Subscription};
+use super::{App, address, forward};
+use crate::node::{Cursor, Holders, Node, ReadError, Record, Selection, Start, Subscription};
 use atoll_store::name::{Collection, EntityKey, Kind};
 
 /// Between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A chunk is sent once it has this many bytes, even if more is ready.
-const CHUNK_BYTES: usize = 32 << 10;
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const CHUNK_BYTES: usize = 32 << 10;
+/// Where a client that reconnects wants to resume.
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Follow everything
 ///
 /// All changes that this region holds, as `text/event-stream` or `application/x-ndjson`: from now
 /// on, or after a cursor, or everything first. Records: `snapshot`, `ready`, `change`, `delete`,
 /// `progress`, `reset`, `error`; each carries a CloudEvent. The first `progress` after a resume
-/// says that everything that was there by then has been told.
+/// says that everything that was there by then has been told. After a `reset` everything follows
+/// anew. An `error` is the last record; its `code` is `draining`, `moved`, `overloaded`,
+/// `quarantined` or `unavailable`, and its `resume` a cursor that any node takes.
 #[utoipa::path(
     get, path = "/v1/changes", tag = "streams",
     params(
@@ -74,9 +79,9 @@ async fn all(app: &App, parts: &Parts) -> Result<Response, Problem> {
     let parsed = query.list("collections").map(Collection::parse);
     let collections = parsed.collect::<Result<_, _>>()?;
     let otherwise = if query.flag("snapshot")? { Start::Snapshot } else { Start::Now };
-    let start = start(parts, &query, otherwise)?;
+    let begin = begin(app, parts, &query, otherwise)?;
     let frames = Frames::new(form, "changes", String::new(), &app.source);
-    open(app, Selection::All { kinds, collections }, start, frames).await
+    shared(app, parts, Selection::All { kinds, collections }, begin, frames).await
 }
 
 /// The stream of one entity.
@@ -87,9 +92,19 @@ pub(super) async fn entity(
     parts: &Parts,
 ) -> Result<Response, Problem> {
     let query = Query::parse(parts.uri.query(), &["since"])?;
-    let start = start(parts, &query, Start::Snapshot)?;
+    let start = match begin(app, parts, &query, Start::Snapshot)? {
+        Begin::One(start) => start,
+        Begin::Several(places) => {
+            let cursor = places.at(app.node.slot(&key)).cloned();
+            Start::After(cursor.unwrap_or_else(Cursor::nowhere))
+        }
+    };
     let frames = Frames::new(form, key.kind.as_str(), subject(&key), &app.source);
-    open(app, Selection::Entity(key), start, frames).await
+    if let Holders::Elsewhere(nodes) = app.node.holders(&key) {
+        return forward::stream(app, parts, (form, frames), nodes).await;
+    }
+    let part = [app.node.slot(&key)].into_iter().collect();
+    open(app, Selection::Entity(key), part, start, frames).await
 }
 
 /// The stream of a collection, or of the ids in it that start with `?prefix=`.
@@ -101,53 +116,98 @@ pub(super) async fn collection(
     parts: &Parts,
 ) -> Result<Response, Problem> {
     let query = Query::parse(parts.uri.query(), &["prefix", "since"])?;
-    let start = start(parts, &query, Start::Snapshot)?;
+    let begin = begin(app, parts, &query, Start::Snapshot)?;
     let subject = format!("{kind}/{}", collection.as_str());
     let frames = Frames::new(form, kind.as_str(), subject, &app.source);
     let prefix = query.text("prefix").unwrap_or_default().to_owned();
-    open(app, Selection::Prefix { kind, collection, prefix }, start, frames).await
+    shared(app, parts, Selection::Prefix { kind, collection, prefix }, begin, frames).await
+}
+
+/// A stream of what several nodes may hold.
+async fn shared(
+    app: &App,
+    parts: &Parts,
+    what: Selection,
+    begin: Begin,
+    frames: Frames,
+) -> Result<Response, Problem> {
+    let part = forward::part(app, parts)?;
+    let held = app.node.serves_all(part.iter());
+    match begin {
+        Begin::One(start) if held => open(app, what, part, start, frames).await,
+        _ if forward::is_forwarded(parts) => Err(forward::not_here()),
+        begin => {
+            let (media, app) = (frames.media(), app.clone());
+            let parts = parts.clone();
+            let followed = Followed { app: app.clone(), parts, what, frames };
+            Ok(response(&app, media, forward::follow(followed, begin).await?))
+        }
+    }
 }
 
 /// `Last-Event-ID` is newer than `since`: a browser that reconnects sends both.
-fn start(parts: &Parts, query: &Query<'_>, otherwise: Start) -> Result<Start, Problem> {
+fn begin(app: &App, parts: &Parts, query: &Query<'_>, otherwise: Start) -> Result<Begin, Problem> {
     let header = parts.headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
     let (name, text) = match header {
         Some(value) => ("Last-Event-ID", Some(value.to_str().unwrap_or_default())),
         None => ("since", query.text("since")),
     };
-    let Some(text) = text else { return Ok(otherwise) };
-    let cursor = Cursor::parse(text);
-    cursor.map(Start::After).ok_or_else(|| {
+    let Some(text) = text else { return Ok(Begin::One(otherwise)) };
+    let one = || Cursor::parse(text).map(|cursor| Begin::One(Start::After(cursor)));
+    let several = || Places::parse(text, app.node.slots()).map(Begin::Several);
+    one().or_else(several).ok_or_else(|| {
         Problem::bad(format!("{name} must be a cursor that a stream of this cluster gave"))
     })
+}
+
+/// Starts a subscription.
+pub(super) async fn subscribe(
+    app: &App,
+    what: Selection,
+    part: Slots,
+    start: Start,
+) -> Result<Subscription, Problem> {
+    match app.node.subscribe_part(what, part.slots(), start).await {
+        Ok(subscription) => Ok(subscription),
+        Err(ReadError::Overloaded) => {
+            let detail = "this node has as many subscriptions as it may";
+            Err(Problem::new(Code::RateLimited, detail))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn open(
     app: &App,
     selection: Selection,
+    part: Slots,
     start: Start,
     frames: Frames,
 ) -> Result<Response, Problem> {
-    let subscription = match app.node.subscribe(selection, start).await {
-        Ok(subscription) => subscription,
-        Err(ReadError::Overloaded) => {
-            let detail = "this node has as many subscriptions as it may";
-            return Err(Problem::new(Code::RateLimited, detail));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let subscription = subscribe(app, selection, part, start).await?;
     let media = frames.media();
     let live = Live::new(subscription, frames, app.node.clone());
     let chunks = stream::unfold(live, async |mut live| {
         live.chunk().await.map(|chunk| (Ok::<_, Infallible>(chunk), live))
     });
-    let mut response = json_response(app, Body::from_stream(chunks));
+    Ok(response(app, media, Body::from_stream(chunks)))
+}
+
+fn response(app: &App, media: &'static str, body: Body) -> Response {
+    let mut response = json_response(app, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Proxies that buffer would hold back records.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    response
+}
+
+/// The ticks of heartbeats.
+pub(super) fn heartbeat() -> Interval {
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heartbeat
 }
 
 /// A running stream.
@@ -161,9 +221,7 @@ struct Live {
 
 impl Live {
     fn new(subscription: Subscription, frames: Frames, node: Node) -> Live {
-        let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Live { subscription, frames, node, heartbeat, ended: false }
+        Live { subscription, frames, node, heartbeat: heartbeat(), ended: false }
     }
 
     /// The next bytes for the client; `None` after the `error` record.
@@ -185,6 +243,6 @@ impl Live {
 
     fn take(&mut self, out: &mut Vec<u8>, record: Record, cursor: Cursor) {
         self.ended = matches!(record, Record::Ended(_));
-        self.frames.write(out, &record, &cursor, self.node.now());
+        self.frames.write(out, &record, cursor.as_str(), self.node.now());
     }
 }

@@ -80,6 +80,7 @@ pub(super) struct Journal {
     /// By slot: whether the record counts this node as a replica.
     served: Box<[AtomicBool]>,
     draining: AtomicBool,
+    drained: watch::Sender<bool>,
 }
 
 /// A lock is held for a few lookups; a panic under it would be a bug of this file.
@@ -102,6 +103,7 @@ impl Journal {
             news: Arc::default(),
             served: (0..slots).map(|_| AtomicBool::new(true)).collect(),
             draining: AtomicBool::new(false),
+            drained: watch::Sender::new(false),
         }
     }
 
@@ -204,7 +206,14 @@ impl Journal {
     /// Every stream ends with `draining`.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.drained.send_replace(true);
         self.wake_all();
+    }
+
+    /// Waits until it drains.
+    pub(super) async fn drained(&self) {
+        // The sender is a field of `self`: it outlives the wait.
+        let _ = self.drained.subscribe().wait_for(|drained| *drained).await;
     }
 
     fn wake_all(&self) {

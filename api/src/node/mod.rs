@@ -147,7 +147,7 @@ pub enum Record {
     Progress,
     /// The cursor was too old or foreign beyond replay: a snapshot follows.
     Reset,
-    /// The stream ends: `draining`, `overloaded`, `quarantined`.
+    /// The stream ends: `draining`, `moved`, `overloaded`, `quarantined`.
     Ended(&'static str),
 }
 
@@ -192,6 +192,8 @@ impl Node {
             return Ok(image);
         }
         match self.0.replica.load(key.clone()).await {
+            // What was given up meanwhile is not absent, it is elsewhere.
+            Ok(_) if !self.journal().serves(self.slot(key)) => Err(ReadError::Elsewhere),
             Ok(image) => image.map_err(|_| ReadError::Quarantined),
             Err(Unanswered::Overloaded) => Err(ReadError::Overloaded),
             Err(_) => Err(ReadError::Draining),
@@ -219,7 +221,7 @@ impl Node {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page, ReadError> {
-        let all: Vec<u16> = (0..self.slots()).collect();
+        let all = self.all_slots();
         self.list_part(kind, collection, prefix, after, limit, &all).await
     }
 
@@ -255,9 +257,12 @@ impl Node {
         slots: &[u16],
     ) -> Result<Vec<(EntityKey, Arc<Image>)>, ReadError> {
         let (reader, now) = (self.0.reader.clone(), self.now());
-        let slots = slots.to_vec();
-        let list = move || reader.list(&range, &slots, now, limit);
-        self.listed(self.blocking(list).await?).await
+        let asked = slots.to_vec();
+        let list = move || reader.list(&range, &asked, now, limit);
+        let listed = self.listed(self.blocking(list).await?).await?;
+        // The same here.
+        let served = self.serves_all(slots.iter().copied());
+        if served { Ok(listed) } else { Err(ReadError::Elsewhere) }
     }
 
     async fn list_slot(
@@ -325,6 +330,11 @@ impl Node {
     /// Takes no more writes; readiness is off, and streams end with `draining`.
     pub fn drain(&self) {
         self.0.journal.drain();
+    }
+
+    /// Waits until the node drains.
+    pub async fn draining(&self) {
+        self.0.journal.drained().await;
     }
 
     /// Readiness is off, and the node serves on what it holds: its replicas are being handed off.
@@ -395,7 +405,8 @@ impl Node {
         self.0.stepped
     }
 
-    fn slots(&self) -> u16 {
+    /// Hash slots of the cluster.
+    pub fn slots(&self) -> u16 {
         self.0.settings.store.slots
     }
 

@@ -105,34 +105,38 @@ impl Node {
         Holders::Elsewhere(status.map(|status| replicas_of(&status, slot)).unwrap_or_default())
     }
 
-    /// All slots, each under one node that serves it, in as few parts as are found.
-    pub fn cover(&self) -> Vec<Part> {
-        let all = 0..self.slots();
-        let (here, mut rest): (Vec<u16>, BTreeSet<u16>) = {
-            let (here, rest): (Vec<u16>, Vec<u16>) =
-                all.partition(|slot| self.journal().serves(*slot));
-            (here, rest.into_iter().collect())
-        };
+    /// Few nodes that serve these slots together, this one first, without those to avoid. `None`:
+    /// of some slot nobody is known who may be asked.
+    pub fn cover(&self, slots: &[u16], avoid: &BTreeSet<NodeId>) -> Option<Vec<Part>> {
+        let (here, mut rest): (Vec<u16>, Vec<u16>) =
+            slots.iter().partition(|slot| self.journal().serves(**slot));
         let mut parts = Vec::new();
         if !here.is_empty() {
             parts.push(Part { node: None, slots: here });
         }
-        let Some(status) = self.journal().cluster() else { return parts };
-        let mut held: BTreeMap<NodeId, BTreeSet<u16>> = BTreeMap::new();
-        for slot in &rest {
-            for node in replicas_of(&status, *slot) {
-                held.entry(node).or_default().insert(*slot);
-            }
+        if !rest.is_empty() {
+            let status = self.journal().cluster()?;
+            let holders = |slot| {
+                let nodes = replicas_of(&status, slot).into_iter();
+                nodes.filter(|node| !avoid.contains(node)).collect()
+            };
+            parts.extend(share(rest.drain(..).map(|slot| (slot, holders(slot))).collect())?);
         }
-        while let Some((node, slots)) = fullest(&held, &rest) {
-            rest.retain(|slot| !slots.contains(slot));
-            parts.push(Part { node: Some(node), slots: slots.into_iter().collect() });
-        }
-        parts
+        Some(parts)
+    }
+
+    /// The slot of an entity.
+    pub fn slot(&self, key: &EntityKey) -> u16 {
+        key.slot(self.slots())
+    }
+
+    /// Every slot, in ascending order.
+    pub fn all_slots(&self) -> Vec<u16> {
+        (0..self.slots()).collect()
     }
 
     /// Whether this node serves all of these slots.
-    pub(super) fn serves_all(&self, mut slots: impl Iterator<Item = u16>) -> bool {
+    pub fn serves_all(&self, mut slots: impl Iterator<Item = u16>) -> bool {
         slots.all(|slot| self.journal().serves(slot))
     }
 }
@@ -145,13 +149,30 @@ pub(super) fn progress(record: &RegionPlacement) -> (usize, usize) {
     (moving, short)
 }
 
-/// The node that holds most of what is left, with that.
-fn fullest(
-    held: &BTreeMap<NodeId, BTreeSet<u16>>,
-    rest: &BTreeSet<u16>,
-) -> Option<(NodeId, BTreeSet<u16>)> {
-    let left = held.iter().map(|(node, slots)| (*node, slots & rest));
-    left.filter(|(_, slots)| !slots.is_empty()).max_by_key(|(_, slots)| slots.len())
+/// Few nodes that hold all of these slots: whoever holds most of what is left comes next, of equals
+/// the one named sooner. `None`: one is held by nobody.
+fn share(mut left: BTreeMap<u16, Vec<NodeId>>) -> Option<Vec<Part>> {
+    let mut parts = Vec::new();
+    while !left.is_empty() {
+        // How many slots a node holds, and how far down the lists it stands.
+        let mut counts: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
+        for nodes in left.values() {
+            nodes.first()?;
+            for (rank, node) in nodes.iter().enumerate() {
+                let (count, ranks) = counts.entry(*node).or_default();
+                (*count, *ranks) = (*count + 1, *ranks + rank);
+            }
+        }
+        let best = |(node, (count, ranks)): &(&NodeId, &(usize, usize))| {
+            (std::cmp::Reverse(*count), *ranks, **node)
+        };
+        let node = *counts.iter().min_by_key(best)?.0;
+        let held = left.iter().filter(|(_, nodes)| nodes.contains(&node));
+        let slots: Vec<u16> = held.map(|(slot, _)| *slot).collect();
+        slots.iter().for_each(|slot| drop(left.remove(slot)));
+        parts.push(Part { node: Some(node), slots });
+    }
+    Some(parts)
 }
 
 /// Other replicas of a slot in this region that count: connected ones, else all.
@@ -168,4 +189,38 @@ fn replicas_of(status: &Status, slot: u16) -> Vec<NodeId> {
         current.iter().filter_map(|node| Some((round_trip(node)?, *node))).collect();
     near.sort();
     if near.is_empty() { current } else { near.into_iter().map(|(_, node)| node).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId([1; 16]);
+    const B: NodeId = NodeId([2; 16]);
+    const C: NodeId = NodeId([3; 16]);
+
+    fn check(held: &[&[NodeId]], expected: Option<&[(NodeId, &[u16])]>) {
+        let held = (0..).zip(held).map(|(slot, nodes)| (slot, nodes.to_vec())).collect();
+        let expected = expected.map(|parts| {
+            let part = |(node, slots): &(NodeId, &[u16])| Part {
+                node: Some(*node),
+                slots: slots.to_vec(),
+            };
+            parts.iter().map(part).collect::<Vec<_>>()
+        });
+        assert_eq!(share(held), expected);
+    }
+
+    #[test]
+    fn few_nodes_hold_everything_once() {
+        check(&[&[A, B], &[B, C], &[C, B]], Some(&[(B, &[0, 1, 2])]));
+        check(&[&[A], &[B, C], &[C, B], &[B]], Some(&[(B, &[1, 2, 3]), (A, &[0])]));
+        check(&[&[C, A], &[C, A]], Some(&[(C, &[0, 1])]));
+        check(&[], Some(&[]));
+    }
+
+    #[test]
+    fn what_nobody_holds_is_not_left_out() {
+        check(&[&[A], &[]], None);
+    }
 }

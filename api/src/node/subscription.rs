@@ -183,7 +183,8 @@ impl Subscription {
             }
             if let Err(error) = self.advance().await {
                 self.end(match error {
-                    ReadError::Draining | ReadError::Elsewhere => "draining",
+                    ReadError::Draining => "draining",
+                    ReadError::Elsewhere => "moved",
                     ReadError::Overloaded => "overloaded",
                     ReadError::Quarantined => "quarantined",
                 });

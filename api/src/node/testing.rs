@@ -75,10 +75,15 @@ pub fn open(dir: &TempDir) -> Node {
 /// As `open`, but an error if it cannot start: a stopped node's threads let go of its directory a
 /// moment after they have answered.
 pub fn try_open(dir: &TempDir) -> Result<Node, StartError> {
+    open_as(dir, NodeId([1; 16]))
+}
+
+/// As `try_open`, but as the node with this id.
+pub fn open_as(dir: &TempDir, id: NodeId) -> Result<Node, StartError> {
     let (sender, arrivals) = mpsc::channel(1);
     // Held for the life of the process: a network that ends would end the node.
     std::mem::forget(sender);
     let fail = |error| panic!("commit failed: {error}");
     let (transport, clock) = (Arc::new(Nowhere), Arc::new(SystemClock));
-    Node::start(settings(dir.path(), "eu"), NodeId([1; 16]), transport, arrivals, clock, fail)
+    Node::start(settings(dir.path(), "eu"), id, transport, arrivals, clock, fail)
 }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 /// How long anything may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until a condition holds.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -60,7 +60,7 @@ impl Surface {
     /// A new node.
     pub(crate) async fn start() -> Surface {
         let (node, data) = testing::single();
-        Surface::over(node, data).await
+        Surface::over(node, data, Options::default()).await
     }
 
     /// The node that an earlier one's data make.
@@ -71,14 +71,15 @@ impl Surface {
             node.is_some()
         })
         .await;
-        Surface::over(node.expect("opened"), data).await
+        Surface::over(node.expect("opened"), data, Options::default()).await
     }
 
-    async fn over(node: Node, data: TempDir) -> Surface {
+    /// A node of the caller's.
+    pub(crate) async fn over(node: Node, data: TempDir, options: Options) -> Surface {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
         let (stop, stopped) = oneshot::channel::<()>();
-        let router = router(node.clone(), Options::default());
+        let router = router(node.clone(), options);
         let draining = node.clone();
         let served = tokio::spawn(async move {
             let limits = Limits { drain_ms: 10_000, ..Limits::default() };
