@@ -1,11 +1,16 @@
 //! `atoll cluster`: nodes, replicas and lag as one node sees them, and what an operator may do.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::{Paint, paint, plain, table};
 use super::{Common, Failure, Output};
-use crate::client::Call;
+use crate::client::{Call, Client};
+
+/// Between looks at how far a node is with handing off.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Subcommands of `cluster`.
 #[derive(Debug, Subcommand)]
@@ -15,7 +20,7 @@ pub enum Command {
     Status,
     /// Print who holds each shard.
     Shards,
-    /// Have the asked node hand its replicas off and leave; stop its process when it is gone.
+    /// Have the asked node hand its replicas off and leave; done when it may be stopped.
     Drain,
     /// Give up a dead node that will not come back: its replicas are recorded elsewhere.
     Forget {
@@ -43,7 +48,11 @@ pub async fn run(common: &Common, command: Command) -> Result<(), Failure> {
         Command::Drain => {
             let call = Call::post(format!("/v1/cluster/nodes/{id}/drain"), json!({}));
             common.call(&client, call).await?;
-            "it hands its replicas off; stop it when `status` on another node no longer lists it\n"
+            while let Some(left) = held(common, &client, &id).await? {
+                eprintln!("{left} replicas are still to be handed off");
+                tokio::time::sleep(PAUSE).await;
+            }
+            "it holds nothing any more: stop it\n"
         }
         Command::Forget { node } => {
             let call = Call::delete(format!("/v1/cluster/nodes/{}", named(&view, &node)?));
@@ -65,6 +74,16 @@ fn print(common: &Common, body: &Value, text: String) -> Result<(), Failure> {
         Output::Table => print!("{text}"),
     }
     Ok(())
+}
+
+/// How many replicas a node is recorded for; none if it is not recorded at all.
+async fn held(common: &Common, client: &Client, id: &str) -> Result<Option<usize>, Failure> {
+    let shards = common.call(client, Call::get("/v1/cluster/shards")).await?.body;
+    let all = shards["shards"].as_object().into_iter().flatten();
+    let regions = all.flat_map(|(_, shard)| shard["replicas"].as_object()).flatten();
+    let replicas = regions.flat_map(|(_, replicas)| replicas.as_array()).flatten();
+    let count = replicas.filter(|replica| replica["id"] == *id).count();
+    Ok((count > 0).then_some(count))
 }
 
 /// The id of a node that was given by its id, the beginning of it, or its name.
