@@ -2,14 +2,14 @@
 //!
 //! Invariants:
 //! 1. A council is formed only by the node that the region's record names, and only on a disk that
-//!    belongs to none; the record says so once the council has committed.
+//!    belongs to none; it is durable, and the record says so, before it speaks.
 //! 2. A node that leaves serves what it holds until the council has moved it, or its time is up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -18,8 +18,8 @@ use atoll_replication::transport::quic::Quic;
 use atoll_replication::transport::{Arrival, NodeId};
 use atoll_sharding::core::{Cluster, REPLICA};
 use atoll_sharding::council::{Council, Limits, Options, Roles, Settings};
-use atoll_sharding::discovery::formation::{Formation, Formed};
-use atoll_sharding::driver::{self, Dialer, Handle, Parts};
+use atoll_sharding::discovery::formation::{Formation, FormationError, Formed, Record};
+use atoll_sharding::driver::{Dialer, Driver, Handle, Parts};
 use atoll_sharding::membership::{self, Membership, RELAY, State, Timing};
 use atoll_store::backend::BackendError;
 
@@ -30,16 +30,23 @@ use crate::node::Node;
 const RELAYS: usize = 2;
 /// Members known at a time; more are refused.
 const MEMBERS: usize = 4_096;
-/// Between tries to record that the council was formed.
-const CONFIRM_AGAIN: Duration = Duration::from_secs(5);
+/// Tries to record that the council was formed, and the pause between two: within the patience of
+/// those who would take over.
+const CONFIRM_TRIES: u32 = 20;
+const CONFIRM_AGAIN: Duration = Duration::from_secs(1);
+/// How long a founder may take from its claim until its council is recorded.
+const FOUNDER_PATIENCE: Duration = Duration::from_secs(30);
+/// The exit code of a node that is to form its region at its next start.
+const TAKES_OVER: i32 = 75;
 
-/// Starts the cluster core beside a node, and joins the two. `formed`: who forms the region.
-pub(crate) fn start(
+/// Starts the cluster core beside a node, and joins the two. A council that this node forms is on
+/// its disk, and then confirmed to be the region's, before it says a word.
+pub(crate) async fn start(
     config: &Config,
     node: &Node,
     quic: &Quic,
     arrivals: mpsc::Receiver<Arrival>,
-    formed: Option<&Formed>,
+    (formation, formed): (&Formation, Option<Formed>),
     fail: impl FnOnce(BackendError) + Send + 'static,
 ) -> anyhow::Result<Handle> {
     let backend = node.disk();
@@ -47,8 +54,8 @@ pub(crate) fn start(
     let membership = Membership::new(described(config, node, quic, council.disk())?)?;
     let now = SystemClock.now();
     let mut cluster = Cluster::new(config.node.region.clone(), membership, council, now);
-    let named = formed.filter(|formed| formed.by_me).and_then(|formed| formed.record.as_ref());
-    if let Some(record) = named.filter(|_| !cluster.is_formed()) {
+    let named = formed.filter(|formed| formed.by_me).and_then(|formed| formed.record);
+    if let Some(record) = named.as_ref().filter(|_| !cluster.is_formed()) {
         let settings = Settings { factor: record.replicas, slots: record.slots };
         cluster.form(record.council, settings).context("forming the region's council")?;
     }
@@ -61,9 +68,48 @@ pub(crate) fn start(
         local: Arc::new(node.clone()),
         clock: Arc::new(SystemClock),
     };
-    let handle = driver::start(parts, arrivals, tokio::runtime::Handle::current(), fail);
+    let (mut driver, handle) = Driver::new(parts);
+    if let Some(record) = named.filter(|record| !record.formed) {
+        driver.turn(Vec::new()).context("forming the region's council")?;
+        confirm(formation, &record).await?;
+    }
+    driver.run(arrivals, tokio::runtime::Handle::current(), fail);
     node.join(handle.clone());
     Ok(handle)
+}
+
+/// Records that the council was formed.
+async fn confirm(formation: &Formation, record: &Record) -> anyhow::Result<()> {
+    let mut tries = 0;
+    loop {
+        match formation.confirm(record).await {
+            Ok(confirmed) if confirmed.by_me => return Ok(()),
+            Ok(_) => bail!(
+                "another node has formed region {} meanwhile: empty this node's data directory, \
+                 and let it join",
+                record.region
+            ),
+            Err(FormationError::Failure(failure)) if tries < CONFIRM_TRIES => {
+                tracing::warn!(%failure, "cannot record that the region was formed; tries again");
+                tries += 1;
+                tokio::time::sleep(CONFIRM_AGAIN).await;
+            }
+            Err(error) => return Err(error).context("recording that the region was formed"),
+        }
+    }
+}
+
+/// Waits for the region to be formed by whom its record names; should that never happen, takes its
+/// place: the process ends, and its next start forms the region.
+pub(crate) async fn await_formed(formation: Formation, region: String) {
+    match formation.settled(FOUNDER_PATIENCE).await {
+        Ok(formed) if formed.by_me => {
+            tracing::warn!(region, "its founder never formed it: starting again to do so");
+            std::process::exit(TAKES_OVER);
+        }
+        Ok(_) => tracing::debug!(region, "it is formed"),
+        Err(error) => tracing::error!(%error, "the region's record"),
+    }
 }
 
 /// Dials under translated addresses. Two addresses may be reached under one: it is dialled until
@@ -160,30 +206,6 @@ fn described(
             ..Timing::default()
         },
     })
-}
-
-/// Records that the council was formed, once it has committed its first record.
-pub(crate) async fn confirm(formation: Formation, formed: Option<Formed>, node: Node) {
-    let Some(record) = formed.filter(|formed| formed.by_me).and_then(|formed| formed.record) else {
-        return;
-    };
-    loop {
-        tokio::time::sleep(CONFIRM_AGAIN).await;
-        let founded = node.record().is_some_and(|known| known.council == record.council);
-        if !founded {
-            continue;
-        }
-        match formation.confirm(&record).await {
-            Ok(confirmed) if confirmed.by_me => return,
-            Ok(_) => {
-                return tracing::error!(
-                    "another node has formed the region meanwhile: stop this node, empty its data \
-                     directory, and let it join"
-                );
-            }
-            Err(error) => tracing::warn!(%error, "cannot record that the region was formed"),
-        }
-    }
 }
 
 /// Hands this node's replicas off and leaves, if others are there to take them; within a deadline.

@@ -62,9 +62,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let transport = Arc::new(quic.clone());
     let clock = TestClock::or(Arc::new(SystemClock));
     let node = Node::start(settings, node_id, transport, arrived, clock, failed)?;
-    let core = cluster::start(&config, &node, &quic, told, formed.as_ref(), failed)?;
+    let others = formed.as_ref().filter(|formed| !formed.by_me);
+    let others = others.and_then(|formed| formed.record.as_ref());
+    let unformed = others.is_some_and(|record| !record.formed);
+    let core = cluster::start(&config, &node, &quic, told, (&formation, formed), failed).await?;
     let _discovery = start::discover(&config, node_id, core.clone())?;
-    let confirming = tokio::spawn(cluster::confirm(formation, formed, node.clone()));
+    let forming = unformed
+        .then(|| tokio::spawn(cluster::await_formed(formation, config.node.region.clone())));
     tracing::info!(
         name = config.node.name, region = config.node.region, node = %node_id,
         http = %config.http.listen, quic = %config.replication.listen, "serving"
@@ -82,7 +86,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let stop = async move {
         shutdown.await;
         tracing::info!("draining");
-        confirming.abort();
+        forming.iter().for_each(tokio::task::JoinHandle::abort);
         if config.cluster.leave_on_stop {
             draining.retire();
             cluster::leave(&draining, Duration::from_secs(config.cluster.drain_s)).await;

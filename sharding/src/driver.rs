@@ -333,29 +333,28 @@ impl Driver {
         }
         came
     }
-}
 
-/// Starts the thread of a cluster core. `fail` is called if a commit fails: the process must end.
-pub fn start(
-    parts: Parts,
-    mut arrivals: mpsc::Receiver<Arrival>,
-    runtime: tokio::runtime::Handle,
-    fail: impl FnOnce(BackendError) + Send + 'static,
-) -> Handle {
-    let (mut driver, handle) = Driver::new(parts);
-    let run = move || {
-        // Who dials starts tasks of its own.
-        let _entered = runtime.enter();
-        while !driver.has_stopped() {
-            let came = runtime.block_on(driver.wait(&mut arrivals));
-            if let Err(error) = driver.turn(came) {
-                return fail(error);
+    /// Turns on a thread of its own, until it is stopped. `fail` is called if a commit fails: the
+    /// process must end.
+    pub fn run(
+        mut self,
+        mut arrivals: mpsc::Receiver<Arrival>,
+        runtime: tokio::runtime::Handle,
+        fail: impl FnOnce(BackendError) + Send + 'static,
+    ) {
+        let run = move || {
+            // Who dials starts tasks of its own.
+            let _entered = runtime.enter();
+            while !self.has_stopped() {
+                let came = runtime.block_on(self.wait(&mut arrivals));
+                if let Err(error) = self.turn(came) {
+                    return fail(error);
+                }
             }
-        }
-    };
-    std::thread::Builder::new()
-        .name("cluster".into())
-        .spawn(run)
-        .expect("a process that starts can start a thread");
-    handle
+        };
+        std::thread::Builder::new()
+            .name("cluster".into())
+            .spawn(run)
+            .expect("a process that starts can start a thread");
+    }
 }
