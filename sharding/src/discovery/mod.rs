@@ -1,6 +1,6 @@
 //! Finds the addresses of other nodes, and who forms a region.
 //!
-//! [`watch`] keeps a set of `host:port` QUIC addresses up to date, by one of four methods: a
+//! [`watch()`] keeps a set of `host:port` QUIC addresses up to date, by one of four methods: a
 //! static list (which is the configuration's, so there is nothing to find), DNS, the pods of a
 //! Kubernetes namespace, or an etcd where nodes register. [`formation`] says which node creates
 //! the region's council.
