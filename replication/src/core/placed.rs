@@ -55,6 +55,8 @@ pub(super) struct Placed {
     caught_up: BTreeSet<(ShardId, u64)>,
     /// This start's sequence in shards that were given up.
     floors: BTreeMap<ShardId, u64>,
+    /// A record of this region was taken since the last tick.
+    fresh: bool,
     /// The record of this region since which this node receives what it receives.
     receiving_since: Version,
 }
@@ -89,6 +91,7 @@ impl Core {
             self.peers.values_mut().for_each(|peer| peer.closed = None);
         }
         if own {
+            self.placed.fresh = true;
             self.keep_moves();
         }
         self.changed = true;
@@ -257,7 +260,10 @@ impl Core {
     pub(super) fn tick_placement(&mut self) {
         self.follow();
         self.out.caught_up.extend(self.placed.caught_up.iter().map(|(shard, e)| (shard.slot, *e)));
-        self.give_up();
+        // Readers are told of a record by the step that took it: only then may a copy go.
+        if !std::mem::take(&mut self.placed.fresh) {
+            self.give_up();
+        }
     }
 
     /// Asks current replicas what they have, as long as that is not here.
