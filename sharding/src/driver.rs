@@ -4,6 +4,7 @@
 //! 1. (R1) What a step sends and tells leaves after what it wrote is durable.
 //! 2. A record that replication has no room for is told again: at the next turn.
 //! 3. Real nodes and simulated ones turn by the same code; a thread only waits for it.
+//! 4. Timers run by time that only passes: a clock that is set back holds nothing up.
 //!
 //! Left out: the transport's connections, and replication's own loop.
 
@@ -164,6 +165,9 @@ pub struct Driver {
     leaving: bool,
     stopped: bool,
     next_look: Millis,
+    /// The clock at the last turn, and time that only passes.
+    clock: Millis,
+    elapsed: Millis,
     /// Whether the network is still there.
     networked: bool,
 }
@@ -174,6 +178,7 @@ impl Driver {
         let (asks, commands) = mpsc::channel(COMMANDS);
         let view = watch::Sender::new(Arc::new(parts.cluster.view()));
         let released = watch::Sender::new(false);
+        let now = parts.clock.now();
         let handle =
             Handle { commands: asks, view: view.subscribe(), released: released.subscribe() };
         let driver = Driver {
@@ -190,6 +195,8 @@ impl Driver {
             leaving: false,
             stopped: false,
             next_look: 0,
+            clock: now,
+            elapsed: now,
             networked: true,
         };
         (driver, handle)
@@ -200,22 +207,24 @@ impl Driver {
         self.stopped
     }
 
-    /// When it wants to be turned though nothing came.
-    pub fn deadline(&self) -> Millis {
-        let now = self.parts.clock.now();
-        self.parts.cluster.deadline(now).min(self.next_look)
+    /// How long it need not be turned, if nothing comes.
+    pub fn wait_ms(&self) -> Millis {
+        let now = self.elapsed + self.parts.clock.now().saturating_sub(self.clock);
+        self.parts.cluster.deadline(now).min(self.next_look).saturating_sub(now)
     }
 
     /// One turn over what arrived and what was asked for. An error: the commit failed, what is on
     /// the disk is unknown.
     pub fn turn(&mut self, arrivals: Vec<Arrival>) -> Result<(), BackendError> {
-        let now = self.parts.clock.now();
+        let clock = self.parts.clock.now();
+        self.elapsed += clock.saturating_sub(self.clock);
+        self.clock = clock;
+        let now = self.elapsed;
         let mut events: Vec<Event> = arrivals.into_iter().map(|each| self.event_of(each)).collect();
         while let Ok(command) = self.commands.try_recv() {
             self.obey(now, command, &mut events);
         }
-        // A clock that was set back must not stop the looking.
-        if now >= self.next_look || self.next_look - now > LOOK_MS {
+        if now >= self.next_look {
             self.next_look = now + LOOK_MS;
             self.look(&mut events);
         }
@@ -321,7 +330,7 @@ impl Driver {
     }
 
     async fn wait(&mut self, arrivals: &mut mpsc::Receiver<Arrival>) -> Vec<Arrival> {
-        let wait = self.deadline().saturating_sub(self.parts.clock.now()).min(LOOK_MS);
+        let wait = self.wait_ms().min(LOOK_MS);
         let mut came = Vec::new();
         let news = self.parts.local.news();
         tokio::select! {
