@@ -69,10 +69,11 @@ fn text(message: &Message) -> String {
             let each: Vec<String> = each.map(|(o, seq)| format!("{}:{seq}", o.0)).collect();
             format!("durable {}", each.join(" "))
         }
-        Message::Vectors { number, whole, shards, .. } => {
+        Message::Vectors { number, whole, issued, shards, .. } => {
             let whole = if *whole { " whole" } else { "" };
             let each: Vec<String> = shards.iter().map(|state| vector(&state.vector)).collect();
-            format!("vectors #{number}{whole} {}", each.join(" "))
+            let issued = issued.iter().map(|(_, last)| format!(", issued up to {last}"));
+            format!("vectors #{number}{whole} {}{}", each.join(" "), issued.collect::<String>())
         }
         Message::Request(wants) | Message::Answered(wants) => {
             let what = if matches!(message, Message::Request(_)) { "request" } else { "answered" };

@@ -5,6 +5,7 @@ mod common;
 
 use atoll_replication::core::message::{Message, ShardState};
 use atoll_replication::core::{Bounds, Event};
+use atoll_replication::placement::Version;
 use atoll_store::command::{Command, Refusal, View};
 use atoll_store::dot::{Dot, Hlc, Origin};
 use atoll_store::name::{EntityKey, Kind};
@@ -254,6 +255,8 @@ fn damaged_frames_never_panic() {
         number,
         whole: true,
         closed: Hlc(0),
+        record: Version { epoch: 1, number: 2 },
+        issued: vec![(SHARD, 3)],
         shards: vec![state.clone()],
     };
     let mut frames: Vec<Bytes> = group.wire.iter().map(|(_, _, frame)| frame.clone()).collect();

@@ -72,7 +72,9 @@ impl Region {
             let loads = loads(&last);
             let settled = last["moving"] == 0 && last["under_replicated"] == 0;
             let held: BTreeSet<&str> = loads.keys().map(String::as_str).collect();
-            (settled && held == wanted).then_some(loads)
+            // Between two moves nothing is on its way, either: at rest loads differ by one at most.
+            let level = loads.values().max()? - loads.values().min()? <= 1;
+            (settled && level && held == wanted).then_some(loads)
         });
         placed.with_context(|| format!("not placed on {holders:?}: {:?}", loads(&last)))
     }

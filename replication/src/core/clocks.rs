@@ -5,7 +5,7 @@
 //!    operation is never refused.
 //! 2. A clock of an origin is closed here once every operation that it had stamped by then is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_store::command::Refusal;
 use atoll_store::dot::{Hlc, Millis, Origin, VersionVector};
@@ -23,8 +23,10 @@ impl Peer {
     /// Notes a clock value that the peer closes with the vectors that it has told.
     pub(super) fn closes(&mut self, clock: Hlc, origin: Origin) {
         if self.closed.is_none() {
-            let sequences = self.vectors.iter().map(|(id, vector)| (*id, vector.sequence(origin)));
-            self.closed = Some((clock, sequences.filter(|(_, seq)| *seq > 0).collect()));
+            let held = self.vectors.iter().map(|(id, vector)| (*id, vector.sequence(origin)));
+            let given_up = self.issued.iter().map(|(id, sequence)| (*id, *sequence));
+            let sequences = held.filter(|(_, sequence)| *sequence > 0).chain(given_up);
+            self.closed = Some((clock, sequences.collect()));
         }
     }
 }
@@ -86,11 +88,16 @@ impl Core {
 
     /// Closes the clocks whose operations have all come.
     pub(super) fn close_clocks(&mut self) {
+        let named = self.peers.values().filter_map(|peer| peer.closed.as_ref());
+        let named = named.flat_map(|(_, sequences)| sequences.iter().map(|(shard, _)| *shard));
+        // What is received from now on only, nobody has closed yet.
+        let received: BTreeSet<ShardId> = named.filter(|shard| self.is_received(*shard)).collect();
         let engine = &self.engine;
         for peer in self.peers.values_mut() {
             let Some(origin) = peer.hello.as_ref().map(|hello| hello.origin) else { continue };
             let Some((clock, sequences)) = &peer.closed else { continue };
-            if sequences.iter().all(|(shard, seq)| engine.sequence(*shard, origin) >= *seq) {
+            let mut due = sequences.iter().filter(|(shard, _)| received.contains(shard));
+            if due.all(|(shard, seq)| engine.sequence(*shard, origin) >= *seq) {
                 let closed = self.closed.entry(origin).or_default();
                 *closed = (*closed).max(*clock);
                 peer.closed = None;

@@ -91,8 +91,13 @@ pub enum Message {
         /// It names every shard: the first does, and one now and then.
         whole: bool,
         /// Everything that the sender stamped up to here is covered by its vectors: of this
-        /// message and, if none was lost, those before it.
+        /// message and, if none was lost, those before it; and by what it `issued`.
         closed: Hlc,
+        /// The record of the receiver's region by which the shards were chosen.
+        record: Version,
+        /// The sender's last sequences in shards that it gave up, where its vectors do not tell
+        /// them: those that changed.
+        issued: Vec<(ShardId, u64)>,
         /// Shards that changed.
         shards: Vec<ShardState>,
     },

@@ -7,7 +7,6 @@ use atoll_store::shard::ShardId;
 
 use super::message::Hello;
 use super::state::Sending;
-use crate::placement::Version;
 
 /// A peer: connected, or known from before.
 #[derive(Debug, Default)]
@@ -25,14 +24,15 @@ pub(super) struct Peer {
     pub(super) tell_number: u64,
     /// What it was told that this node has.
     pub(super) told: BTreeMap<ShardId, (VersionVector, Option<u128>)>,
+    /// What it has issued in shards that it gave up; and what it was told of the same here.
+    pub(super) issued: BTreeMap<ShardId, u64>,
+    pub(super) told_issued: BTreeMap<ShardId, u64>,
     /// Its first vectors on this connection came.
     pub(super) compared: bool,
     /// What it had and this node lacked at the last tick: asked for if it still does.
     pub(super) gaps: BTreeMap<(ShardId, Origin), u64>,
     /// Ranges asked for, and until when the answer is awaited.
     pub(super) asked: BTreeMap<(ShardId, Origin), Millis>,
-    /// The newest record of each region that it knows.
-    pub(super) records: BTreeMap<String, Version>,
     pub(super) closed: Option<(Hlc, Vec<(ShardId, u64)>)>,
     /// The last word from it, and how far this node's clock is ahead of its.
     pub(super) heard: Millis,
@@ -52,6 +52,8 @@ impl Peer {
     /// Forgets what holds for one connection only.
     pub(super) fn reset(&mut self) {
         self.told.clear();
+        self.issued.clear();
+        self.told_issued.clear();
         self.gaps.clear();
         self.asked.clear();
         self.sending.clear();
@@ -59,7 +61,6 @@ impl Peer {
         self.compared = false;
         self.introduced = false;
         (self.heard_number, self.intact, self.tell_number) = (None, false, 0);
-        self.records.clear();
         self.closed = None;
         self.ahead_ms = None;
     }

@@ -62,6 +62,12 @@ pub(super) struct Placed {
 }
 
 impl Placed {
+    /// For a start that finds this record of its region on its disk.
+    pub(super) fn since(own: Option<&RegionPlacement>) -> Placed {
+        let receiving_since = own.map_or(Version::default(), |record| record.version);
+        Placed { receiving_since, ..Placed::default() }
+    }
+
     /// Where a shard's operations go, if that was looked up.
     pub(super) fn known_route(&self, shard: ShardId) -> Option<&Route> {
         self.routes.get(&shard)
@@ -89,6 +95,7 @@ impl Core {
             self.placed.receiving_since = version;
             self.closed.clear();
             self.peers.values_mut().for_each(|peer| peer.closed = None);
+            self.keep_closed();
         }
         if own {
             self.placed.fresh = true;
@@ -148,16 +155,31 @@ impl Core {
         if behind {
             self.tell_records(peer);
         }
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.records = theirs;
-        }
     }
 
-    /// Whether a peer's word on what it closed counts the shards that this node receives.
-    pub(super) fn counts_all(&self, peer: NodeId) -> bool {
-        let since = self.placed.receiving_since;
-        let known = self.peers.get(&peer).and_then(|peer| peer.records.get(&self.me.region));
-        since == Version::default() || known.is_some_and(|version| *version >= since)
+    /// Whether a peer's word on what it closed, chosen by a record of this region, counts the
+    /// shards that this node receives.
+    pub(super) fn counts_all(&self, record: Version) -> bool {
+        record >= self.placed.receiving_since
+    }
+
+    /// The record of a peer's region that is known here.
+    pub(super) fn record_of(&self, peer: NodeId) -> Version {
+        let region = self.peers.get(&peer).map_or("", |known| known.region());
+        self.placement.region(region).map_or(Version::default(), |record| record.version)
+    }
+
+    /// This start's last sequences in shards that a peer receives, where the vectors here do not
+    /// tell them: they were given up.
+    pub(super) fn floors_for(&self, peer: NodeId) -> Vec<(ShardId, u64)> {
+        let region = self.peers.get(&peer).map_or("", |known| known.region());
+        let due = |(shard, floor): &(&ShardId, &u64)| {
+            let set = self.placement.replicas(region, shard.slot);
+            set.is_none_or(|set| set.receives(peer))
+                && self.engine.sequence(**shard, self.me.origin) < **floor
+        };
+        let floors = self.placed.floors.iter().filter(due);
+        floors.map(|(shard, floor)| (*shard, *floor)).collect()
     }
 
     fn own_replicas(&self, shard: ShardId) -> Option<&Replicas> {

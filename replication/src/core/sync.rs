@@ -18,6 +18,7 @@ use super::answer::split;
 use super::message::{Fact, Hello, Message, ShardState};
 use super::placed::Route;
 use super::{Core, PING_MS, RECALL_MS, TICK_MS};
+use crate::placement::Version;
 use crate::transport::NodeId;
 
 impl Core {
@@ -71,8 +72,8 @@ impl Core {
                 self.operations(peer, relay, batches);
             }
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
-            Message::Vectors { number, whole, closed, shards } => {
-                self.vectors(peer, number, whole, closed, shards);
+            Message::Vectors { number, whole, closed, record, issued, shards } => {
+                self.vectors(peer, (number, whole), (closed, record, issued), shards);
             }
             Message::Records(versions) => self.records(peer, versions),
             Message::Record(record) => self.take_record(*record),
@@ -95,13 +96,12 @@ impl Core {
         }
     }
 
-    /// What a peer has. Of doubled or overtaken words only the newest counts.
+    /// What a peer has, and has closed. Of doubled or overtaken words only the newest counts.
     fn vectors(
         &mut self,
         peer: NodeId,
-        number: u64,
-        whole: bool,
-        closed: Hlc,
+        (number, whole): (u64, bool),
+        (closed, record, issued): (Hlc, Version, Vec<(ShardId, u64)>),
         shards: Vec<ShardState>,
     ) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
@@ -111,7 +111,9 @@ impl Core {
         if whole {
             // What it had and no longer names is gone: it may have lost its disk.
             known.vectors.clear();
+            known.issued.clear();
         }
+        known.issued.extend(issued);
         for state in &shards {
             known.vectors.insert(state.shard, state.vector.clone());
         }
@@ -119,7 +121,7 @@ impl Core {
         known.compared |= whole;
         let own = known.hello.as_ref().filter(|_| known.introduced).map(|hello| hello.origin);
         let own = own.filter(|_| known.intact);
-        if let Some(origin) = own.filter(|_| self.counts_all(peer))
+        if let Some(origin) = own.filter(|_| self.counts_all(record))
             && let Some(known) = self.peers.get_mut(&peer)
         {
             known.closes(closed, origin);
@@ -357,9 +359,12 @@ impl Core {
     fn tell(&mut self, peer: NodeId, whole: bool) {
         let told = self.engine.shards().filter(|shard| self.is_told(peer, *shard));
         let told: Vec<ShardId> = told.collect();
+        let record = self.record_of(peer);
+        let floors = self.floors_for(peer);
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if whole {
             known.told.clear();
+            known.told_issued.clear();
         }
         let number = known.tell_number;
         known.tell_number += 1;
@@ -372,7 +377,12 @@ impl Core {
                 shards.push(ShardState { shard, vector, digest });
             }
         }
-        let message = Message::Vectors { number, whole, closed: self.hlc, shards };
+        let new = |(shard, issued): &(ShardId, u64)| {
+            known.told_issued.insert(*shard, *issued) != Some(*issued)
+        };
+        let issued = floors.into_iter().filter(new).collect();
+        let closed = self.hlc;
+        let message = Message::Vectors { number, whole, closed, record, issued, shards };
         self.send(peer, &message);
     }
 
