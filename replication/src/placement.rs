@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use atoll_store::dot::{Hlc, Origin};
+
 use crate::transport::NodeId;
 
 /// Orders the records of a region.
@@ -74,6 +76,51 @@ impl Replicas {
     }
 }
 
+/// What a region's replicas have of an origin that ended (R9).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Its last sequence known to any replica of this region, by hash slot; those above 0.
+    pub finals: BTreeMap<u16, u64>,
+    /// Every replica of this region has it all, up to the last sequence known in any region.
+    pub reached: bool,
+    /// No replica's clock was higher when it had it all.
+    pub at: Hlc,
+}
+
+/// What a node asks its council to record of an origin that ended (R9), again until it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Ending {
+    /// It is of this region, it ended, and these regions are to agree on its end.
+    Ended {
+        /// The origin.
+        origin: Origin,
+        /// The regions.
+        regions: BTreeSet<String>,
+    },
+    /// This node takes no more of it than the records allow, and has this: of every slot that it
+    /// receives, 0 where it has nothing.
+    Holds {
+        /// The origin.
+        origin: Origin,
+        /// Sequences by hash slot.
+        slots: BTreeMap<u16, u64>,
+    },
+    /// This node has what any region has, of these slots: of all that it receives.
+    Reached {
+        /// The origin.
+        origin: Origin,
+        /// Its clock then.
+        at: Hlc,
+        /// The slots.
+        slots: BTreeSet<u16>,
+    },
+    /// It was retired: nothing of it needs to be recorded any more.
+    Retired {
+        /// The origin.
+        origin: Origin,
+    },
+}
+
 /// What a region's council recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionPlacement {
@@ -89,6 +136,13 @@ pub struct RegionPlacement {
     pub nodes: BTreeMap<NodeId, Seat>,
     /// Replicas by hash slot.
     pub slots: Vec<Replicas>,
+    /// Nodes that left or were given up: what they wrote last ends.
+    pub gone: BTreeSet<NodeId>,
+    /// Origins of this region that ended and are not retired yet, and the regions that are to
+    /// agree on their ends.
+    pub ended: BTreeMap<Origin, BTreeSet<String>>,
+    /// What the replicas of this region have of ended origins, of any region.
+    pub ends: BTreeMap<Origin, End>,
 }
 
 /// The newest record known of each region.

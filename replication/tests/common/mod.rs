@@ -86,6 +86,7 @@ pub fn record(region: &str, number: u64, current: &[u8], next: Option<&[u8]>) ->
         factor: 3,
         nodes: replicas.all().map(seat).collect(),
         slots: vec![replicas],
+        ..RegionPlacement::default()
     }
 }
 

@@ -243,6 +243,7 @@ impl State {
             factor: self.settings.factor,
             nodes: self.seats.iter().map(seat).collect(),
             slots: self.slots.iter().map(|slot| slot.replicas.clone()).collect(),
+            ..RegionPlacement::default()
         }
     }
 
