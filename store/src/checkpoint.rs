@@ -335,6 +335,7 @@ impl Engine {
         record::encode(RecordKind::Shard, &shard_twin_key(id), &body, batch, 0);
         shard.list_damaged(id, batch);
         shard.unsaved = None;
+        shard.recorded_cover = shard.vector.covered();
     }
 
     /// Stages a checkpoint of every shard that changed: the end of a clean run.

@@ -3,9 +3,11 @@
 //! Invariants:
 //! 1. Sequences of an origin in a shard are dense from 1; a vector holds the highest contiguous.
 //! 2. A dot is never used twice: an origin lives as long as one start of a node.
+//! 3. A vector covers a retired origin only if it had seen all of it (R9).
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,14 +54,44 @@ impl fmt::Debug for Dot {
     }
 }
 
-/// What a copy has seen of a shard: origin -> highest contiguous sequence.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct VersionVector(BTreeMap<Origin, u64>);
+/// What a copy has seen of a shard: origin -> highest contiguous sequence, and how many of the
+/// retired origins it covers wholly (R9), in the order of its node's roll.
+///
+/// Which origins these are, its node's roll tells: one that was read from a disk or a peer covers
+/// none of them until it was adopted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct VersionVector {
+    seen: BTreeMap<Origin, u64>,
+    covered: u32,
+    #[serde(skip)]
+    retired: Order,
+}
+
+/// Retired origins, and the place of each in its node's roll.
+pub(crate) type Order = Arc<BTreeMap<Origin, u32>>;
+
+impl PartialEq for VersionVector {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.seen, self.covered) == (&other.seen, other.covered)
+    }
+}
+
+impl Eq for VersionVector {}
 
 impl VersionVector {
-    /// The highest contiguous sequence of `origin`; 0 if none was seen.
+    /// The highest contiguous sequence of `origin`; 0 if none was seen, the highest there is if it
+    /// was retired and all of it is covered.
     pub fn sequence(&self, origin: Origin) -> u64 {
-        self.0.get(&origin).copied().unwrap_or(0)
+        match self.seen.get(&origin) {
+            Some(sequence) => *sequence,
+            None if self.is_retired(origin) => u64::MAX,
+            None => 0,
+        }
+    }
+
+    /// Whether all of `origin` is covered, since it was retired.
+    pub fn is_retired(&self, origin: Origin) -> bool {
+        self.covered > 0 && self.retired.get(&origin).is_some_and(|place| *place < self.covered)
     }
 
     /// Whether `dot` was seen.
@@ -69,37 +101,69 @@ impl VersionVector {
 
     /// Whether everything that `other` saw was seen here too.
     pub fn contains(&self, other: &VersionVector) -> bool {
-        other.iter().all(|(origin, sequence)| self.sequence(origin) >= sequence)
+        self.covered >= other.covered
+            && other.iter().all(|(origin, sequence)| self.sequence(origin) >= sequence)
     }
 
     /// Raises `origin` to at least `sequence`.
     pub fn raise(&mut self, origin: Origin, sequence: u64) {
-        if sequence > 0 {
-            let entry = self.0.entry(origin).or_insert(0);
+        if sequence > 0 && !self.is_retired(origin) {
+            let entry = self.seen.entry(origin).or_insert(0);
             *entry = (*entry).max(sequence);
         }
     }
 
     /// Raises every origin to what `other` saw.
     pub fn join(&mut self, other: &VersionVector) {
+        if other.covered > self.covered {
+            (self.covered, self.retired) = (other.covered, other.retired.clone());
+            let (order, covered) = (&self.retired, self.covered);
+            let live = |origin: &Origin| order.get(origin).is_none_or(|place| *place >= covered);
+            self.seen.retain(|origin, _| live(origin));
+        }
         for (origin, sequence) in other.iter() {
             self.raise(origin, sequence);
         }
     }
 
-    /// Origins and their sequences, by origin.
+    /// Origins that are not retired, and their sequences, by origin.
     pub fn iter(&self) -> impl Iterator<Item = (Origin, u64)> + '_ {
-        self.0.iter().map(|(origin, sequence)| (*origin, *sequence))
+        self.seen.iter().map(|(origin, sequence)| (*origin, *sequence))
     }
 
     /// Whether nothing was seen.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.seen.is_empty() && self.covered == 0
     }
 
-    /// How many operations were seen.
+    /// How many operations were seen, of origins that are not retired.
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.seen.values().sum()
+    }
+
+    /// How many retired origins it covers wholly.
+    pub fn covered(&self) -> u32 {
+        self.covered
+    }
+
+    /// Covers the next origin of the roll: all of it was seen, which is `last`.
+    pub(crate) fn retire(&mut self, origin: Origin, last: u64) -> bool {
+        let whole = self.seen.get(&origin).copied().unwrap_or(0) == last;
+        if whole {
+            self.seen.remove(&origin);
+            self.covered += 1;
+        }
+        whole
+    }
+
+    /// Covers what its node's roll tells.
+    pub(crate) fn adopt(&mut self, roll: &Order) {
+        self.retired = roll.clone();
+    }
+
+    /// Covers no retired origin.
+    pub(crate) fn uncover(&mut self) {
+        self.covered = 0;
     }
 }
 

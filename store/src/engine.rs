@@ -27,6 +27,7 @@ use crate::mutant::{self, Mutant};
 use crate::name::EntityKey;
 use crate::operation::{Effect, Operation};
 use crate::record::{self, RecordError, RecordKind};
+use crate::retire::{Roll, Settled};
 use crate::shard::{Dirty, Hot, Shard, ShardId};
 
 /// Notes read at a time: more than there are regions.
@@ -121,6 +122,10 @@ pub enum Readiness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quarantined;
 
+fn fact_key(origin: Origin) -> Vec<u8> {
+    [&b"o"[..], &origin.0.to_be_bytes()].concat()
+}
+
 /// The store of one node.
 pub struct Engine {
     pub(crate) backend: Arc<dyn Backend>,
@@ -145,6 +150,9 @@ pub struct Engine {
     pub(crate) sweeping: BTreeSet<ShardId>,
     /// The commit of the last sweep.
     pub(crate) swept_at: u64,
+    pub(crate) roll: Roll,
+    /// What has settled: see [`Engine::settle`].
+    pub(crate) settled: Settled,
 }
 
 impl Engine {
@@ -175,8 +183,12 @@ impl Engine {
 
     /// Stages a fact about an origin.
     pub fn put_fact(&mut self, origin: Origin, body: &[u8]) {
-        let key = [&b"o"[..], &origin.0.to_be_bytes()].concat();
-        record::encode(RecordKind::Fact, &key, body, &mut self.staged.batch.writes, 0);
+        record::encode(RecordKind::Fact, &fact_key(origin), body, &mut self.staged.batch.writes, 0);
+    }
+
+    /// Stages the end of the fact about an origin.
+    pub(crate) fn drop_fact(&mut self, origin: Origin) {
+        record::remove(&fact_key(origin), 0, &mut self.staged.batch.writes);
     }
 
     /// Stages a note: a small record under a name of its writer's choice.
@@ -289,11 +301,15 @@ impl Engine {
         match checkpoint::load(&*self.backend, id, key) {
             Ok(mut hot) => {
                 self.hot_bytes += hot.bytes();
-                if hot.entity.ahead().is_some_and(|ahead| !shard.vector.contains(ahead)) {
+                let ahead = hot.entity.ahead().map(|ahead| (**ahead).clone());
+                let ahead = ahead.filter(|ahead| !shard.vector.contains(ahead));
+                if ahead.is_some() {
                     shard.ahead.insert(key.clone());
-                } else {
-                    hot.entity.set_ahead(None);
                 }
+                hot.entity.set_ahead(ahead.map(|mut context| {
+                    context.adopt(self.roll.order());
+                    Arc::new(context)
+                }));
                 Ok(place.insert(hot))
             }
             Err(_) if Mutant::ServeDamaged.is_on() => Ok(place.insert(Hot::absent())),

@@ -19,5 +19,6 @@ pub mod reader;
 pub mod record;
 mod recover;
 mod repair;
+pub mod retire;
 pub mod shard;
 pub mod transfer;

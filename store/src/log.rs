@@ -27,6 +27,9 @@ use crate::shard::ShardId;
 /// of a busy node.
 const RECENT_BYTES: usize = 16 << 20;
 
+/// Stands for every origin that was retired, where stamps of what was trimmed are kept.
+pub const RETIRED: Origin = Origin(u64::MAX);
+
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
@@ -255,6 +258,13 @@ impl Log {
         *highest = (*highest).max(stamp);
     }
 
+    /// An origin was retired: nobody closes its clock any more.
+    pub(crate) fn retire(&mut self, origin: Origin) {
+        if let Some(stamp) = self.trimmed.remove(&origin) {
+            self.trims(RETIRED, stamp);
+        }
+    }
+
     /// Forgets the entries of one record that is being trimmed.
     pub(crate) fn forget(&mut self, entries: &[(u64, Bytes)]) {
         for (position, bytes) in entries {
@@ -267,6 +277,9 @@ impl Log {
             {
                 run.positions.pop_front();
                 run.first += 1;
+                if run.positions.is_empty() {
+                    self.index.remove(&(shard, dot.origin));
+                }
             }
         }
     }

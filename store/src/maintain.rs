@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::committer::{log_key, log_position, unpack};
 use crate::dot::Dot;
 use crate::engine::Engine;
-use crate::log::Entry;
+use crate::log::{Entry, RETIRED};
 use crate::mutant::Mutant;
 use crate::name::EntityKey;
 use crate::operation::Operation;
@@ -105,7 +105,9 @@ impl Engine {
         for (_, entry) in entries {
             let Some(Entry::Merged { shard, .. }) = Entry::decode(entry) else { continue };
             let stamp = self.stamp();
-            for (origin, _) in self.vector(shard).iter() {
+            let vector = self.vector(shard);
+            let retired = (vector.covered() > 0).then_some(RETIRED);
+            for origin in vector.iter().map(|(origin, _)| origin).chain(retired) {
                 let closed = self.closed.get(&origin).copied().unwrap_or_default();
                 self.log.trims(origin, stamp.max(closed));
             }

@@ -19,6 +19,7 @@ use crate::engine::{Changed, Engine, Options, Quarantined, Readiness, Staged, St
 use crate::log::{Entry, Log};
 use crate::operation::Operation;
 use crate::record::{self, Damage, Damaged, RecordError, RecordKind};
+use crate::retire::{Roll, Settled};
 use crate::shard::{Shard, ShardId};
 
 const DIRECTORY_KEY: &[u8] = b"m";
@@ -73,7 +74,10 @@ impl Engine {
             discarded: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             swept_at: 0,
+            roll: Roll::default(),
+            settled: Settled::default(),
         };
+        engine.read_roll()?;
         engine.expiries =
             checkpoint::indexed(&*engine.backend).map_err(index_error)?.into_iter().collect();
         engine.facts = read_facts(&*engine.backend)?;
@@ -81,6 +85,7 @@ impl Engine {
         engine.discarded = read_discarded(&*engine.backend)?;
         engine.find_unswept()?;
         engine.replay_log()?;
+        engine.cover_replayed();
         engine.show_replayed();
         engine.starts.push((origin, engine.log.next()));
         let excess = engine.starts.len().saturating_sub(STARTS_KEPT);
@@ -270,8 +275,10 @@ fn read_shards(backend: &dyn Backend) -> Result<BTreeMap<ShardId, Shard>, StoreE
                 postcard::from_bytes(&body).map_err(malformed).map_err(RecordError::Damaged)?;
             let ShardRecord { vector, digest, present, stamp, beyond } = record;
             let recorded = (digest, present);
-            let mut shard =
+            let recorded_cover = vector.covered();
+            let known =
                 Shard { vector, digest, present, recorded, stamp, beyond, ..Shard::default() };
+            let mut shard = Shard { recorded_cover, ..known };
             shard.read_damaged(backend, id)?;
             shards.insert(id, shard);
         }

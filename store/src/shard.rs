@@ -143,6 +143,8 @@ pub(crate) struct Shard {
     pub(crate) present: u64,
     /// The digest and number of entities as recorded on disk.
     pub(crate) recorded: (u128, u64),
+    /// How many retired origins the record on disk covers.
+    pub(crate) recorded_cover: u32,
     /// The highest stamp applied.
     pub(crate) stamp: Hlc,
     /// The log position of the first change that no checkpoint holds, and the bytes appended

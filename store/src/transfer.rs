@@ -17,7 +17,7 @@ use crate::checkpoint::entity_key;
 use crate::dot::{Hlc, Origin, VersionVector};
 use crate::engine::{Changed, Engine, Quarantined};
 use crate::entity::{Entity, Item, ItemKey};
-use crate::log::Entry;
+use crate::log::{Entry, RETIRED};
 use crate::mutant::Mutant;
 use crate::name::EntityKey;
 use crate::record::{self, RecordKind};
@@ -252,7 +252,8 @@ impl Engine {
         shard.stamp = shard.stamp.max(stamp);
         // Operations that it stands for never were in this log: a delete leaves nothing to see.
         let origins: Vec<Origin> = rise.iter().map(|(origin, _)| origin).collect();
-        origins.into_iter().for_each(|origin| self.log.trims(origin, stamp));
+        let retired = (rise.covered() > 0).then_some(RETIRED);
+        origins.into_iter().chain(retired).for_each(|origin| self.log.trims(origin, stamp));
         self.stage_directory();
         self.show_merged(id, changed);
         Ok(())
