@@ -24,7 +24,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use atoll_replication::core::Event;
-use atoll_replication::core::message::Message;
+use atoll_replication::core::message::{Message, Vectors};
 use atoll_replication::core::{Reply, Written};
 use atoll_store::backend::memory::Snapshot;
 use atoll_store::command::View;
@@ -69,7 +69,8 @@ fn text(message: &Message) -> String {
             let each: Vec<String> = each.map(|(o, seq)| format!("{}:{seq}", o.0)).collect();
             format!("durable {}", each.join(" "))
         }
-        Message::Vectors { number, whole, issued, shards, .. } => {
+        Message::Vectors(told) => {
+            let Vectors { number, whole, issued, shards, .. } = &**told;
             let whole = if *whole { " whole" } else { "" };
             let each: Vec<String> = shards.iter().map(|state| vector(&state.vector)).collect();
             let issued = issued.iter().map(|(_, last)| format!(", issued up to {last}"));
@@ -106,6 +107,10 @@ fn text(message: &Message) -> String {
         Message::Follow { epoch, .. } => format!("follows the move of {epoch}: what do you have?"),
         Message::Followed { epoch, vector: at, .. } => {
             format!("knows the move of {epoch}, has {}", vector(at))
+        }
+        Message::Roll(entries) => {
+            let each: Vec<String> = entries.iter().map(|e| e.origin.0.to_string()).collect();
+            format!("retired are {}", each.join(" "))
         }
         Message::Trimmed(_) => "trimmed".to_owned(),
         Message::Ping { .. } => "ping".to_owned(),

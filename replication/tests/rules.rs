@@ -3,7 +3,7 @@
 
 mod common;
 
-use atoll_replication::core::message::{Message, ShardState};
+use atoll_replication::core::message::{Message, ShardState, Vectors};
 use atoll_replication::core::{Bounds, Event};
 use atoll_replication::placement::Version;
 use atoll_store::command::{Command, Refusal, View};
@@ -251,13 +251,15 @@ fn damaged_frames_never_panic() {
     write(&mut group, 1, change(&set(), add("x")));
     let vector = group.nodes[&1].core.engine().vector(SHARD);
     let state = ShardState { shard: SHARD, vector, digest: Some(1) };
-    let message = |number| Message::Vectors {
-        number,
-        whole: true,
-        closed: Hlc(0),
-        record: Version { epoch: 1, number: 2 },
-        issued: vec![(SHARD, 3)],
-        shards: vec![state.clone()],
+    let message = |number| {
+        Message::Vectors(Box::new(Vectors {
+            number,
+            whole: true,
+            record: Version { epoch: 1, number: 2 },
+            issued: vec![(SHARD, 3)],
+            shards: vec![state.clone()],
+            ..Vectors::default()
+        }))
     };
     let mut frames: Vec<Bytes> = group.wire.iter().map(|(_, _, frame)| frame.clone()).collect();
     frames.push(message(100).encode());

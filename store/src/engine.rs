@@ -197,6 +197,12 @@ impl Engine {
         record::encode(RecordKind::Fact, &key, body, &mut self.staged.batch.writes, 0);
     }
 
+    /// Stages the end of a note.
+    pub fn drop_note(&mut self, name: &str) {
+        let key = [&b"n"[..], name.as_bytes()].concat();
+        record::remove(&key, 0, &mut self.staged.batch.writes);
+    }
+
     /// The names and bodies of notes whose name starts so; a damaged one is left out.
     pub fn notes(&self, prefix: &str) -> Result<Vec<(String, Bytes)>, RecordError> {
         let start = [&b"n"[..], prefix.as_bytes()].concat();

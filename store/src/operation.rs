@@ -118,7 +118,7 @@ impl Effect {
     }
 
     /// Whether it removes a payload.
-    pub(crate) fn removes_dot(&self, path: &Path, dot: Dot) -> bool {
+    pub fn removes_dot(&self, path: &Path, dot: Dot) -> bool {
         let covers = |seen: &Dot| seen.origin == dot.origin && seen.sequence >= dot.sequence;
         let deleted = self.deletes.iter().flatten().any(covers);
         deleted || self.removes.iter().any(|(at, dots)| at == path && dots.contains(&dot))

@@ -111,6 +111,13 @@ impl Engine {
         covered == self.roll.len()
     }
 
+    /// The last sequence of a retired origin in a slot; none if it is not known any more.
+    pub fn retired_last(&self, origin: Origin, slot: u16) -> Option<u64> {
+        let place = self.roll.order.get(&origin)?;
+        let finals = self.roll.entries[*place as usize].finals.as_ref()?;
+        Some(finals.get(&slot).copied().unwrap_or(0))
+    }
+
     /// Notes what has settled. Only rises.
     pub fn settle(&mut self, settled: Settled) {
         self.settled.clock = self.settled.clock.max(settled.clock);
@@ -126,23 +133,27 @@ impl Engine {
         vector.adopt(&self.roll.order);
     }
 
-    /// Retires an origin: stages that it leaves the vectors of the shards whose copies have all of
-    /// it, its clocks and its fact. `held` tells which slots this node holds.
-    pub fn retire(&mut self, retirement: Retirement, held: impl Fn(u16) -> bool) {
-        let origin = retirement.origin;
-        if self.is_retired(origin) {
+    /// Retires origins: stages that they leave the vectors of the shards whose copies have all of
+    /// them, the clocks and the facts. `held` tells which slots this node holds.
+    pub fn retire(&mut self, retirements: Vec<Retirement>, held: impl Fn(u16) -> bool) {
+        let before = self.roll.entries.len();
+        for retirement in retirements {
+            let origin = retirement.origin;
+            if !self.is_retired(origin) {
+                self.roll.push(retirement);
+                self.drop_fact(origin);
+                self.closed.remove(&origin);
+                self.log.retire(origin);
+            }
+        }
+        if self.roll.entries.len() == before {
             return;
         }
-        self.roll.push(retirement);
-        self.stage_roll();
+        self.stage_roll(before);
         for slot in (0..self.options.slots).filter(|slot| held(*slot)) {
             self.cover(ShardId { placement: 0, slot });
         }
-        self.drop_fact(origin);
-        if self.closed.remove(&origin).is_some() {
-            self.stage_closed();
-        }
-        self.log.retire(origin);
+        self.stage_closed();
         self.stage_directory();
     }
 
@@ -171,12 +182,12 @@ impl Engine {
         }
     }
 
-    fn stage_roll(&mut self) {
-        let last = (self.roll.entries.len() - 1) / PAGE;
-        self.stage_roll_page(last);
-        if self.roll.entries.len() % PAGE == 1
-            && let Some(old) = last.checked_sub(FINAL_PAGES)
-        {
+    fn stage_roll(&mut self, before: usize) {
+        for page in before / PAGE..=(self.roll.entries.len() - 1) / PAGE {
+            self.stage_roll_page(page);
+            let Some(old) = page.checked_sub(FINAL_PAGES).filter(|_| page * PAGE >= before) else {
+                continue;
+            };
             for entry in self.roll.entries.iter_mut().skip(old * PAGE).take(PAGE) {
                 entry.finals = None;
             }

@@ -4,12 +4,15 @@
 //! 1. (R5) A clock more than 500 ms ahead of the peers' median refuses to stamp; a peer's
 //!    operation is never refused.
 //! 2. A clock of an origin is closed here once every operation that it had stamped by then is.
+//! 3. A clock has settled once every node has applied all that was stamped by then, and all that
+//!    each had issued before it did is here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_store::command::Refusal;
 use atoll_store::dot::{Hlc, Millis, Origin, VersionVector};
 use atoll_store::entity::RETRY_WINDOW_MS;
+use atoll_store::retire::Settled;
 use atoll_store::shard::ShardId;
 
 use super::Core;
@@ -20,13 +23,13 @@ use crate::transport::NodeId;
 const SKEW_MS: i64 = 500;
 
 impl Peer {
-    /// Notes a clock value that the peer closes with the vectors that it has told.
-    pub(super) fn closes(&mut self, clock: Hlc, origin: Origin) {
+    /// Notes the clocks that the peer closes, and has applied, with the vectors that it has told.
+    pub(super) fn closes(&mut self, clocks: (Hlc, Hlc), origin: Origin) {
         if self.closed.is_none() {
             let held = self.vectors.iter().map(|(id, vector)| (*id, vector.sequence(origin)));
             let given_up = self.issued.iter().map(|(id, sequence)| (*id, *sequence));
             let sequences = held.filter(|(_, sequence)| *sequence > 0).chain(given_up);
-            self.closed = Some((clock, sequences.collect()));
+            self.closed = Some((clocks, sequences.collect()));
         }
     }
 }
@@ -66,8 +69,15 @@ impl Core {
         let origins = self.peers.values().map(|peer| Some(peer.hello.as_ref()?.origin));
         let closed = origins.map(|o| self.closed.get(&o?).copied());
         let lowest = closed.chain([Some(self.hlc)]).map(Option::unwrap_or_default).min();
-        let millis = lowest.unwrap_or_default().millis().saturating_sub(RETRY_WINDOW_MS);
+        self.lowest = self.lowest.max(lowest.unwrap_or_default());
+        let millis = self.lowest.millis().saturating_sub(RETRY_WINDOW_MS);
         self.engine.close_retries(Hlc::at(millis));
+        // What every node has applied, and what is in every node's roll, has settled.
+        let applied = self.peers.values().map(|peer| peer.applied).chain([self.lowest]).min();
+        if self.peers.values().all(|peer| peer.same_roll) {
+            let (known, _) = self.engine.roll();
+            self.engine.settle(Settled { clock: applied.unwrap_or_default(), known });
+        }
     }
 
     /// The closed clocks, this node's own too.
@@ -95,11 +105,12 @@ impl Core {
         let engine = &self.engine;
         for peer in self.peers.values_mut() {
             let Some(origin) = peer.hello.as_ref().map(|hello| hello.origin) else { continue };
-            let Some((clock, sequences)) = &peer.closed else { continue };
+            let Some(((clock, applied), sequences)) = &peer.closed else { continue };
             let mut due = sequences.iter().filter(|(shard, _)| received.contains(shard));
             if due.all(|(shard, seq)| engine.sequence(*shard, origin) >= *seq) {
                 let closed = self.closed.entry(origin).or_default();
                 *closed = (*closed).max(*clock);
+                peer.applied = peer.applied.max(*applied);
                 peer.closed = None;
             }
         }

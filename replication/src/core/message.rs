@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use atoll_store::name::EntityKey;
 use atoll_store::operation::Path;
+use atoll_store::retire::Retirement;
 use atoll_store::shard::ShardId;
 use atoll_store::transfer::{Chunk, State};
 
@@ -57,6 +58,29 @@ pub struct ShardState {
     pub digest: Option<u128>,
 }
 
+/// What changed at a node since it last said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vectors {
+    /// Dense from 0 on a connection.
+    pub number: u64,
+    /// It names every shard: the first does, and one now and then.
+    pub whole: bool,
+    /// How many origins the sender's roll of retired ones holds, and the sum over them.
+    pub roll: (u32, u64),
+    /// Everything that the sender stamped up to here is covered by its vectors: of this message
+    /// and, if none was lost, those before it; and by what it `issued`.
+    pub closed: Hlc,
+    /// Everything that any node stamped up to here had been applied by the sender.
+    pub applied: Hlc,
+    /// The record of the receiver's region by which the shards were chosen.
+    pub record: Version,
+    /// The sender's last sequences in shards that it gave up, where its vectors do not tell them:
+    /// those that changed.
+    pub issued: Vec<(ShardId, u64)>,
+    /// Shards that changed.
+    pub shards: Vec<ShardState>,
+}
+
 /// One operation's place: where to go on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
@@ -85,22 +109,9 @@ pub enum Message {
     /// These are durable here.
     Acknowledge(Vec<(ShardId, Vec<(Origin, u64)>)>),
     /// What changed here since the last such word.
-    Vectors {
-        /// Dense from 0 on a connection.
-        number: u64,
-        /// It names every shard: the first does, and one now and then.
-        whole: bool,
-        /// Everything that the sender stamped up to here is covered by its vectors: of this
-        /// message and, if none was lost, those before it; and by what it `issued`.
-        closed: Hlc,
-        /// The record of the receiver's region by which the shards were chosen.
-        record: Version,
-        /// The sender's last sequences in shards that it gave up, where its vectors do not tell
-        /// them: those that changed.
-        issued: Vec<(ShardId, u64)>,
-        /// Shards that changed.
-        shards: Vec<ShardState>,
-    },
+    Vectors(Box<Vectors>),
+    /// Retired origins: yours are others.
+    Roll(Vec<Retirement>),
     /// Send these.
     Request(Vec<Want>),
     /// The request for these is answered: after the operations, on their stream.
@@ -124,6 +135,8 @@ pub enum Message {
         shard: ShardId,
         /// As asked.
         epoch: u64,
+        /// The sum over the sender's roll.
+        roll: u64,
         /// What the sender had then, durably.
         vector: VersionVector,
     },
@@ -144,6 +157,8 @@ pub enum Message {
         transfer: u64,
         /// As asked.
         number: u32,
+        /// The sum over the sender's roll.
+        roll: u64,
         /// The chunk.
         chunk: Box<Chunk>,
     },
@@ -163,6 +178,8 @@ pub enum Message {
     Sums {
         /// The shard.
         shard: ShardId,
+        /// The sum over the sender's roll.
+        roll: u64,
         /// At this vector.
         vector: VersionVector,
         /// The range starts after it.
@@ -176,6 +193,8 @@ pub enum Message {
     Repair {
         /// The shard.
         shard: ShardId,
+        /// The sum over the sender's roll.
+        roll: u64,
         /// At this vector.
         vector: VersionVector,
         /// The whole entity.
@@ -194,6 +213,8 @@ pub enum Message {
     EntityReply {
         /// The shard.
         shard: ShardId,
+        /// The sum over the sender's roll.
+        roll: u64,
         /// The vector of the read.
         vector: VersionVector,
         /// The whole entity.

@@ -19,6 +19,8 @@ pub mod message;
 mod peer;
 mod placed;
 mod repair;
+mod retire;
+mod roll;
 mod state;
 mod status;
 mod sync;
@@ -37,12 +39,13 @@ use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 
-use crate::placement::{Placement, RegionPlacement};
+use crate::placement::{Ending, Placement, RegionPlacement};
 use crate::transport::{Class, NodeId};
 pub use bounds::Bounds;
 use message::{Fact, Message};
 use peer::Peer;
 use placed::Placed;
+use retire::Ends;
 use state::Receiving;
 pub use status::{Lag, PeerStatus, ShardStatus, Status};
 
@@ -148,6 +151,9 @@ pub struct Effects {
     /// Hash slots that this node has caught up with, as a joining replica, and the epoch of each
     /// one's set. Told again until a record answers it.
     pub caught_up: Vec<(u16, u64)>,
+    /// What the region's council is to record of origins that ended. Told again until a record
+    /// answers it.
+    pub endings: Vec<Ending>,
     /// The node's view of the cluster, when it changed.
     pub status: Option<Status>,
 }
@@ -169,6 +175,9 @@ pub struct Core {
     /// Transfers asked for: names the next one.
     transfers: u64,
     closed: BTreeMap<Origin, Hlc>,
+    /// Everything that any node stamped up to here is applied here.
+    lowest: Hlc,
+    ends: Ends,
     /// Applied in this step, to acknowledge: by the peer that sent it.
     seen: BTreeMap<NodeId, BTreeMap<ShardId, BTreeSet<Origin>>>,
     /// Stamped or to be passed on in this step.
@@ -211,7 +220,7 @@ impl Core {
         });
         let hlc = engine.stamp();
         let closed = engine.closed().clone();
-        Core {
+        let mut core = Core {
             hlc,
             facts,
             peers: BTreeMap::new(),
@@ -222,6 +231,8 @@ impl Core {
             receiving: BTreeMap::new(),
             transfers: 0,
             closed,
+            lowest: Hlc::default(),
+            ends: Ends::default(),
             seen: BTreeMap::new(),
             push: BTreeMap::new(),
             pass_on: BTreeMap::new(),
@@ -240,7 +251,9 @@ impl Core {
             bounds: Bounds::default(),
             me,
             engine,
-        }
+        };
+        core.open_endings();
+        core
     }
 
     /// With other bounds than the default ones.

@@ -33,7 +33,14 @@ pub(super) struct Peer {
     pub(super) gaps: BTreeMap<(ShardId, Origin), u64>,
     /// Ranges asked for, and until when the answer is awaited.
     pub(super) asked: BTreeMap<(ShardId, Origin), Millis>,
-    pub(super) closed: Option<(Hlc, Vec<(ShardId, u64)>)>,
+    /// Clocks that it closes, and applied, with its sequences then.
+    pub(super) closed: Option<((Hlc, Hlc), Vec<(ShardId, u64)>)>,
+    /// Everything that any node stamped up to here it had applied, and what it issued before it
+    /// had is here.
+    pub(super) applied: Hlc,
+    /// How many of its last words had another roll; and whether the last one had this node's.
+    pub(super) apart: u32,
+    pub(super) same_roll: bool,
     /// The last word from it, and how far this node's clock is ahead of its.
     pub(super) heard: Millis,
     pub(super) ahead_ms: Option<i64>,
@@ -62,6 +69,7 @@ impl Peer {
         self.introduced = false;
         (self.heard_number, self.intact, self.tell_number) = (None, false, 0);
         self.closed = None;
+        (self.apart, self.same_roll) = (0, false);
         self.ahead_ms = None;
     }
 

@@ -102,6 +102,7 @@ impl Core {
             self.keep_moves();
         }
         self.changed = true;
+        self.note_endings();
         let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.tell_records(peer);
@@ -109,7 +110,7 @@ impl Core {
     }
 
     /// Slots that this node receives by the record of its region.
-    fn own_slots(&self) -> BTreeSet<usize> {
+    pub(super) fn own_slots(&self) -> BTreeSet<usize> {
         let Some(record) = self.placement.region(&self.me.region) else {
             return BTreeSet::new();
         };
@@ -197,7 +198,9 @@ impl Core {
         let Some(set) = self.own_replicas(shard) else { return Ok(()) };
         let floor = self.placed.floors.get(&shard).copied().unwrap_or(0);
         let issued = self.engine.sequence(shard, self.me.origin);
-        if set.counts(self.me.node) && issued >= floor { Ok(()) } else { Err(Refusal::Elsewhere) }
+        let whole = self.engine.is_whole(shard) && !self.is_ended();
+        let may = whole && set.counts(self.me.node) && issued >= floor;
+        if may { Ok(()) } else { Err(Refusal::Elsewhere) }
     }
 
     /// Whether a peer is to be told of a shard: it receives it, or has some of it.
@@ -329,8 +332,8 @@ impl Core {
     pub(super) fn answer_follow(&mut self, peer: NodeId, shard: ShardId, epoch: u64) {
         let known = self.own_replicas(shard).is_some_and(|set| set.epoch >= epoch);
         if known && self.serves(shard).is_ok() {
-            let vector = self.engine.vector(shard);
-            self.send(peer, &Message::Followed { shard, epoch, vector });
+            let (vector, (_, roll)) = (self.engine.vector(shard), self.engine.roll());
+            self.send(peer, &Message::Followed { shard, epoch, roll, vector });
         }
     }
 
@@ -354,20 +357,25 @@ impl Core {
             set.is_some_and(|set| !set.receives(self.me.node) && self.has_all(set, *shard))
         };
         for shard in self.engine.shards().filter(gone).collect::<Vec<_>>() {
-            let issued = self.engine.sequence(shard, self.me.origin);
-            let floor = self.placed.floors.entry(shard).or_default();
-            *floor = (*floor).max(issued);
-            if let Some(waiting) = self.waiting.remove(&shard) {
-                let bytes: usize = waiting.values().map(|(_, bytes)| bytes.len() + 256).sum();
-                self.waiting_bytes -= bytes;
-            }
-            self.receiving.remove(&shard);
-            for peer in self.peers.values_mut() {
-                peer.forget_shard(shard);
-            }
             tracing::info!(%shard, "given up: the recorded replicas have it");
-            self.engine.discard(shard);
+            self.drop_copy(shard);
         }
+    }
+
+    /// Drops a shard's copy. What this start issued there it does not issue again.
+    pub(super) fn drop_copy(&mut self, shard: ShardId) {
+        let issued = self.engine.sequence(shard, self.me.origin);
+        let floor = self.placed.floors.entry(shard).or_default();
+        *floor = (*floor).max(issued);
+        if let Some(waiting) = self.waiting.remove(&shard) {
+            let bytes: usize = waiting.values().map(|(_, bytes)| bytes.len() + 256).sum();
+            self.waiting_bytes -= bytes;
+        }
+        self.receiving.remove(&shard);
+        for peer in self.peers.values_mut() {
+            peer.forget_shard(shard);
+        }
+        self.engine.discard(shard);
     }
 
     /// Whether every recorded replica has what this copy has.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_store::dot::{Dot, Millis, VersionVector};
+use atoll_store::dot::{Dot, Millis};
 use atoll_store::mutant::Mutant;
 use atoll_store::name::EntityKey;
 use atoll_store::operation::Path;
@@ -43,27 +43,29 @@ impl Core {
 
     fn send_sums(&mut self, peer: NodeId, shard: ShardId, after: Option<EntityKey>) {
         let Ok((sums, more)) = self.engine.sums(shard, after.as_ref(), SUMS) else { return };
-        let vector = self.engine.vector(shard);
-        self.send(peer, &Message::Sums { shard, vector, after, sums, more });
+        let (vector, (_, roll)) = (self.engine.vector(shard), self.engine.roll());
+        self.send(peer, &Message::Sums { shard, roll, vector, after, sums, more });
     }
 
     pub(super) fn repair_message(&mut self, peer: NodeId, message: Message) {
         match message {
-            Message::Sums { shard, vector, after, sums, more }
-                if vector == self.engine.vector(shard) =>
+            Message::Sums { shard, roll, vector, after, sums, more }
+                if self.is_at(shard, roll, &vector) =>
             {
                 self.compare_sums(peer, shard, after, sums, more);
             }
-            Message::Repair { shard, vector, state, removed }
-                if vector == self.engine.vector(shard) =>
+            Message::Repair { shard, roll, vector, state, removed }
+                if self.is_at(shard, roll, &vector) =>
             {
                 self.repair(peer, shard, state, removed);
             }
             Message::EntityRequest { shard, key } => self.send_entity(peer, shard, key),
-            Message::EntityReply { shard, vector, state } => {
-                let (key, entity) = state.into_entity();
+            Message::EntityReply { shard, roll, vector, state } => {
+                let whole = self.adopt_whole(roll, vector);
+                let (key, entity) = self.adopt_state(state).into_entity();
                 let in_shard = self.engine.shard_of(&key) == shard;
-                if in_shard && self.engine.replace(shard, &key, entity, &vector).is_err() {
+                let Some(vector) = whole.filter(|_| in_shard) else { return };
+                if self.engine.replace(shard, &key, entity, &vector).is_err() {
                     tracing::warn!(entity = %key, "repair waits for a peer to catch up");
                 }
             }
@@ -114,15 +116,15 @@ impl Core {
         key: &EntityKey,
         removed: Vec<(Path, Dot)>,
     ) {
-        let vector = self.engine.vector(shard);
+        let (vector, (_, roll)) = (self.engine.vector(shard), self.engine.roll());
         let Ok(entity) = self.engine.entity(key) else { return };
         let state = State::whole(key.clone(), entity);
-        self.send(peer, &Message::Repair { shard, vector, state, removed });
+        self.send(peer, &Message::Repair { shard, roll, vector, state, removed });
     }
 
     /// Takes in a peer's copy, and answers while the peer has something to learn.
     fn repair(&mut self, peer: NodeId, shard: ShardId, state: State, removed: Vec<(Path, Dot)>) {
-        let (key, theirs) = state.into_entity();
+        let (key, theirs) = self.adopt_state(state).into_entity();
         if self.engine.shard_of(&key) != shard {
             return;
         }
@@ -149,9 +151,9 @@ impl Core {
         if self.engine.shard_of(&key) != shard {
             return;
         }
-        let vector: VersionVector = self.engine.vector(shard);
+        let (vector, (_, roll)) = (self.engine.vector(shard), self.engine.roll());
         let Ok(entity) = self.engine.entity(&key) else { return };
         let state = State::whole(key, entity);
-        self.send(peer, &Message::EntityReply { shard, vector, state });
+        self.send(peer, &Message::EntityReply { shard, roll, vector, state });
     }
 }

@@ -67,6 +67,10 @@ impl Core {
             known.sending.insert(shard, sending);
             return;
         }
+        // A copy that missed what was retired merges nothing outwards (R9).
+        if !self.engine.is_whole(shard) {
+            return;
+        }
         // A damaged entity is unknown: nothing of the shard is sent until it is repaired (R8).
         let chunk = self.engine.chunk(&mut sending.outgoing, self.bounds.chunk);
         let Ok(chunk) = chunk.map(Box::new) else { return };
@@ -76,7 +80,8 @@ impl Core {
         {
             known.sending.insert(shard, sending);
         }
-        self.send(peer, &Message::StateChunk { shard, transfer, number, chunk });
+        let (_, roll) = self.engine.roll();
+        self.send(peer, &Message::StateChunk { shard, transfer, number, roll, chunk });
     }
 
     pub(super) fn chunk(

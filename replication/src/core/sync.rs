@@ -9,16 +9,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use atoll_store::dot::{Dot, Hlc, Millis, Origin, VersionVector};
+use atoll_store::dot::{Dot, Millis, Origin, VersionVector};
 use atoll_store::engine::Readiness;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 
 use super::answer::split;
-use super::message::{Fact, Hello, Message, ShardState};
+use super::message::{Fact, Hello, Message, ShardState, Vectors};
 use super::placed::Route;
 use super::{Core, PING_MS, RECALL_MS, TICK_MS};
-use crate::placement::Version;
 use crate::transport::NodeId;
 
 impl Core {
@@ -72,14 +71,15 @@ impl Core {
                 self.operations(peer, relay, batches);
             }
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
-            Message::Vectors { number, whole, closed, record, issued, shards } => {
-                self.vectors(peer, (number, whole), (closed, record, issued), shards);
-            }
+            Message::Vectors(told) => self.vectors(peer, *told),
+            Message::Roll(entries) => self.learn(entries),
             Message::Records(versions) => self.records(peer, versions),
             Message::Record(record) => self.take_record(*record),
             Message::Follow { shard, epoch } => self.answer_follow(peer, shard, epoch),
-            Message::Followed { shard, epoch, vector } => {
-                self.followed(peer, shard, epoch, vector);
+            Message::Followed { shard, epoch, roll, vector } => {
+                if let Some(vector) = self.adopt(roll, vector) {
+                    self.followed(peer, shard, epoch, vector);
+                }
             }
             Message::Request(wants) => self.answer(peer, wants),
             Message::Answered(wants) => self.answered(peer, wants),
@@ -87,8 +87,10 @@ impl Core {
             Message::StateRequest { shard, transfer, number } => {
                 self.send_chunk(peer, shard, transfer, number);
             }
-            Message::StateChunk { shard, transfer, number, chunk } => {
-                self.chunk(peer, shard, transfer, number, *chunk);
+            Message::StateChunk { shard, transfer, number, roll, chunk } => {
+                if let Some(chunk) = self.adopt_chunk(shard, roll, *chunk) {
+                    self.chunk(peer, shard, transfer, number, chunk);
+                }
             }
             Message::Ping { sent } => self.send(peer, &Message::Pong { sent, clock: now }),
             Message::Pong { sent, clock } => self.pong(now, peer, sent, clock),
@@ -96,37 +98,34 @@ impl Core {
         }
     }
 
-    /// What a peer has, and has closed. Of doubled or overtaken words only the newest counts.
-    fn vectors(
-        &mut self,
-        peer: NodeId,
-        (number, whole): (u64, bool),
-        (closed, record, issued): (Hlc, Version, Vec<(ShardId, u64)>),
-        shards: Vec<ShardState>,
-    ) {
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        if !known.hears(number, whole) {
+    /// What a peer has, and has closed. Of doubled or overtaken words only the newest counts, and
+    /// only those of peers with the same roll: vectors of others say less, or more, than they seem.
+    fn vectors(&mut self, peer: NodeId, mut told: Vectors) {
+        let same = self.compare_rolls(peer, told.roll);
+        let Some(known) = self.peers.get_mut(&peer).filter(|_| same) else { return };
+        if !known.hears(told.number, told.whole) {
             return;
         }
-        if whole {
+        if told.whole {
             // What it had and no longer names is gone: it may have lost its disk.
             known.vectors.clear();
             known.issued.clear();
         }
-        known.issued.extend(issued);
-        for state in &shards {
+        known.issued.extend(told.issued);
+        for state in &mut told.shards {
+            self.engine.adopt(&mut state.vector);
             known.vectors.insert(state.shard, state.vector.clone());
         }
-        let first = whole && !known.compared;
-        known.compared |= whole;
+        let first = told.whole && !known.compared;
+        known.compared |= told.whole;
         let own = known.hello.as_ref().filter(|_| known.introduced).map(|hello| hello.origin);
         let own = own.filter(|_| known.intact);
-        if let Some(origin) = own.filter(|_| self.counts_all(record))
+        if let Some(origin) = own.filter(|_| self.counts_all(told.record))
             && let Some(known) = self.peers.get_mut(&peer)
         {
-            known.closes(closed, origin);
+            known.closes((told.closed, told.applied), origin);
         }
-        self.compare(peer, first, shards);
+        self.compare(peer, first, told.shards);
     }
 
     fn hello(&mut self, peer: NodeId, hello: Hello) {
@@ -136,7 +135,9 @@ impl Core {
             return;
         }
         let own = Fact { origin: hello.origin, node: peer, region: hello.region.clone() };
-        for fact in hello.facts.iter().chain([&own]) {
+        let live = |fact: &&Fact| !self.engine.is_retired(fact.origin);
+        let facts: Vec<&Fact> = hello.facts.iter().chain([&own]).filter(live).collect();
+        for fact in facts {
             if self.facts.insert(fact.origin, fact.clone()).as_ref() != Some(fact) {
                 let body = postcard::to_stdvec(fact).expect("a fact encodes to memory");
                 self.engine.put_fact(fact.origin, &body);
@@ -181,6 +182,9 @@ impl Core {
         bytes: Bytes,
     ) {
         let origin = operation.dot.origin;
+        if !self.may_take(shard, operation.dot) {
+            return;
+        }
         match self.engine.readiness(shard, &operation) {
             Readiness::Seen => {}
             Readiness::Ready => {
@@ -283,7 +287,8 @@ impl Core {
     pub(super) fn acknowledge(&mut self) {
         for (peer, shards) in std::mem::take(&mut self.seen) {
             let seen = shards.into_iter().map(|(shard, origins)| {
-                let each = origins.into_iter().map(|o| (o, self.engine.sequence(shard, o)));
+                let origins = origins.into_iter().filter(|o| !self.engine.is_retired(*o));
+                let each = origins.map(|o| (o, self.engine.sequence(shard, o)));
                 (shard, each.collect())
             });
             let message = Message::Acknowledge(seen.collect());
@@ -326,6 +331,8 @@ impl Core {
         }
         self.tick_placement();
         self.close_clocks();
+        self.tick_endings();
+        self.refill();
         if ping {
             self.keep_closed();
         }
@@ -381,9 +388,9 @@ impl Core {
             known.told_issued.insert(*shard, *issued) != Some(*issued)
         };
         let issued = floors.into_iter().filter(new).collect();
-        let closed = self.hlc;
-        let message = Message::Vectors { number, whole, closed, record, issued, shards };
-        self.send(peer, &message);
+        let (closed, applied, roll) = (self.hlc, self.lowest, self.engine.roll());
+        let told = Vectors { number, whole, roll, closed, applied, record, issued, shards };
+        self.send(peer, &Message::Vectors(Box::new(told)));
     }
 
     /// What a peer has and this node lacks: asked for at once on a new connection, else if it is

@@ -9,7 +9,8 @@ use atoll_store::dot::{Millis, Origin};
 use atoll_store::engine::Options;
 use bytes::Bytes;
 
-use super::{EPOCH_MS, Node, Released, identity, node_id};
+use super::council::Council;
+use super::{EPOCH_MS, Node, Released, identity, node_id, record};
 
 /// Nodes by number; the number is also the first origin.
 pub struct Group {
@@ -20,6 +21,8 @@ pub struct Group {
     pub bounds: Bounds,
     /// Frames under way: from, to, in the order sent.
     pub wire: Vec<(u8, u8, Bytes)>,
+    /// By region, where there is one.
+    pub councils: BTreeMap<String, Council>,
 }
 
 impl Group {
@@ -31,6 +34,7 @@ impl Group {
             options: Options { slots: 1, ..Options::default() },
             bounds: Bounds::default(),
             wire: Vec::new(),
+            councils: BTreeMap::new(),
         }
     }
 
@@ -61,7 +65,27 @@ impl Group {
         for (to, _, frame) in &released.sends {
             self.wire.push((number, to.0[0], frame.clone()));
         }
+        self.tell_council(number, &released);
         released
+    }
+
+    /// What a node asks its council for is recorded, and told to the node.
+    fn tell_council(&mut self, number: u8, released: &Released) {
+        let Some(council) = self.councils.get_mut(&self.regions[&number]) else { return };
+        let mut endings = released.endings.iter().cloned();
+        if endings.any(|ending| council.take(node_id(number), ending)) {
+            let record = Box::new(council.record.clone());
+            self.run(number, vec![Event::Placed(record)]);
+        }
+    }
+
+    /// Gives a region a council, which records that these nodes are its replicas.
+    pub fn place(&mut self, region: &str, number: u64, nodes: &[u8]) {
+        let record = record(region, number, nodes, None);
+        self.councils.insert(region.to_owned(), Council::new(record.clone()));
+        for node in nodes {
+            self.run(*node, vec![Event::Placed(Box::new(record.clone()))]);
+        }
     }
 
     pub fn connect(&mut self, one: u8, other: u8) {
