@@ -83,11 +83,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let peers = serve_peers(requested, router.clone(), limits.clone(), node.clone());
     let peers = tokio::spawn(peers);
     let draining = node.clone();
-    let stop = async move {
-        shutdown.await;
+    let mut ended = false;
+    let stop = async {
+        ended = tokio::select! {
+            () = shutdown => false,
+            () = draining.ended() => true,
+        };
         tracing::info!("draining");
         forming.iter().for_each(tokio::task::JoinHandle::abort);
-        if config.cluster.leave_on_stop {
+        if config.cluster.leave_on_stop && !ended {
             draining.retire();
             cluster::leave(&draining, Duration::from_secs(config.cluster.drain_s)).await;
         }
@@ -98,6 +102,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     core.stop().await;
     node.stop().await;
     quic.close().await;
+    anyhow::ensure!(
+        !ended,
+        "the cluster gave this node up while it was away: start it again, it joins as new"
+    );
     tracing::info!("stopped");
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use atoll_replication::core::Event;
 use atoll_store::command::{Command, View};
 use atoll_store::dot::Origin;
+use atoll_store::log::RETIRED;
 use atoll_store::name::{EntityKey, Kind};
 use atoll_store::shard::ShardId;
 use common::group::Group;
@@ -67,7 +68,8 @@ fn origins(group: &Group, number: u8) -> BTreeSet<u64> {
     let vector = core.engine().vector(SHARD);
     let named = vector.iter().map(|(origin, _)| origin);
     let named = named.chain(status.regions.keys().copied()).chain(status.closed.keys().copied());
-    named.chain(core.engine().trimmed().keys().copied()).map(|origin| origin.0).collect()
+    let named = named.chain(core.engine().trimmed().keys().copied());
+    named.filter(|origin| *origin != RETIRED).map(|origin| origin.0).collect()
 }
 
 fn assert_equal(group: &mut Group) {
@@ -140,9 +142,8 @@ fn r9_nothing_is_retired_while_a_region_may_lack_some_of_it() {
     assert_equal(&mut group);
 }
 
-/// Nodes 1 and 2 of one region, 3 of another; 2 goes away with what only it knows, and is given
-/// up.
-fn given_up() -> Group {
+/// Nodes 1 and 2 of one region, 3 of another; 2 goes away with what only it knows.
+fn away() -> Group {
     let mut group = Group::new();
     for (number, region) in [(1, "r1"), (2, "r1"), (3, "r2")] {
         group.start(number, region, number.into());
@@ -162,16 +163,67 @@ fn given_up() -> Group {
     write(&mut group, 2, &set(), remove("and gone"));
     write(&mut group, 2, &counter(), plus(1));
     group.wire.clear();
+    group
+}
+
+/// Its council gives 2 up.
+fn give_up(group: &mut Group) {
     let mut without = record("r1", 50, &[1], None);
     without.gone.insert(node_id(2));
     group.councils.get_mut("r1").unwrap().record = without.clone();
     group.run(1, vec![Event::Placed(Box::new(without))]);
+}
+
+/// And what it wrote is retired.
+fn given_up() -> Group {
+    let mut group = away();
+    give_up(&mut group);
     group.settle();
     write(&mut group, 1, &set(), remove("shared"));
     group.wait(40_000);
     assert!(group.nodes[&1].core.engine().is_retired(Origin(2)));
     assert!(group.nodes[&3].core.engine().is_retired(Origin(2)));
     group
+}
+
+#[test]
+fn r9_of_an_origin_that_ended_nothing_more_is_taken() {
+    let mut group = away();
+    group.disconnect(1, 3);
+    give_up(&mut group);
+    group.wait(5_000);
+    assert!(group.councils["r1"].record.ends.contains_key(&Origin(2)), "agreed on in r1");
+    group.connect(1, 2);
+    group.wait(5_000);
+    let members = view(&mut group, 1, &set());
+    assert_eq!(members, Some(View::Set(vec![value("shared")])), "what others never had");
+    let vector = group.nodes[&1].core.engine().vector(SHARD);
+    assert_eq!(vector.sequence(Origin(2)), 2);
+}
+
+#[test]
+fn r9_a_region_has_all_only_when_every_region_has_told_what_it_has() {
+    let mut group = three();
+    group.disconnect(1, 2);
+    let before = group.nodes[&1].memory.snapshot();
+    write(&mut group, 1, &set(), add("x"));
+    group.settle();
+    group.disconnect(1, 3);
+    group.disconnect(2, 3);
+    group.nodes[&1].memory.restore(&before);
+    group.start(1, "r1", 11);
+    group.connect(1, 2);
+    group.wait(60_000);
+    group.connect(2, 3);
+    group.connect(1, 3);
+    group.wait(40_000);
+    for number in 1..=3 {
+        let core = &group.nodes[&number].core;
+        assert!(core.engine().is_retired(Origin(1)), "node {number}");
+        assert_eq!(core.engine().discarded().count(), 0, "node {number} began anew");
+        assert_eq!(view(&mut group, number, &set()), Some(View::Set(vec![value("x")])));
+    }
+    assert_equal(&mut group);
 }
 
 #[test]

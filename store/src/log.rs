@@ -61,14 +61,13 @@ impl Entry {
 }
 
 /// Whether operations above the clocks may be gone from the log: read after the log, it tells
-/// whether what was read is whole.
+/// whether what was read is whole. `clock` tells up to where all of an origin was seen.
 pub fn is_trimmed(
     backend: &dyn Backend,
-    clocks: &BTreeMap<Origin, Hlc>,
+    clock: impl Fn(Origin) -> Hlc,
 ) -> Result<bool, StoreError> {
-    let clock = |origin: &Origin| clocks.get(origin).copied().unwrap_or_default();
     let trimmed = read_trimmed(backend)?;
-    Ok(trimmed.iter().any(|(origin, stamp)| *stamp > clock(origin)))
+    Ok(trimmed.iter().any(|(origin, stamp)| *stamp > clock(*origin)))
 }
 
 /// Reads the entries from `from` on, up to `limit` records' worth, out of the backend.

@@ -32,6 +32,8 @@ const PAGE: usize = 32;
 /// Pages of the roll, from its end, that keep the last sequences: a copy that missed more of the
 /// roll cannot tell any more what it lacks, and takes whole states.
 const FINAL_PAGES: usize = 32;
+/// Retired origins, the last ones, of which it is still known apart what was trimmed.
+const TRIMS_KEPT: usize = 64;
 /// Origins retired since a shard's last checkpoint at which it is due another one.
 const LAG: u32 = 256;
 
@@ -143,13 +145,17 @@ impl Engine {
                 self.roll.push(retirement);
                 self.drop_fact(origin);
                 self.closed.remove(&origin);
-                self.log.retire(origin);
             }
         }
         if self.roll.entries.len() == before {
             return;
         }
         self.stage_roll(before);
+        // Whoever replays the log at the moment asks for what was trimmed by origin.
+        let late = |length: usize| length.saturating_sub(TRIMS_KEPT);
+        for entry in &self.roll.entries[late(before)..late(self.roll.entries.len())] {
+            self.log.retire(entry.origin);
+        }
         for slot in (0..self.options.slots).filter(|slot| held(*slot)) {
             self.cover(ShardId { placement: 0, slot });
         }

@@ -107,7 +107,7 @@ impl Journal {
         }
     }
 
-    /// Whether the record counts this node as a replica of a slot.
+    /// Whether the record counts this node as a replica of a slot, and its copy is whole.
     pub(super) fn serves(&self, slot: u16) -> bool {
         self.served.get(usize::from(slot)).is_some_and(|served| served.load(Ordering::Acquire))
     }
@@ -117,7 +117,8 @@ impl Journal {
         let mut lost = false;
         for (slot, served) in self.served.iter().enumerate() {
             let set = status.placement.replicas(&status.me.region, slot as u16);
-            let now = set.is_none_or(|set| set.counts(status.me.node));
+            let whole = !status.unwhole.contains(&(slot as u16));
+            let now = whole && set.is_none_or(|set| set.counts(status.me.node));
             lost |= served.swap(now, Ordering::AcqRel) && !now;
         }
         if lost {
@@ -236,6 +237,14 @@ impl Journal {
         let mut status = self.status.subscribe();
         let known = status.wait_for(Option::is_some).await;
         known.ok().and_then(|known| known.clone())
+    }
+
+    /// Waits until the cluster has given this start up.
+    pub(super) async fn ended(&self) {
+        let mut status = self.status.subscribe();
+        let ended = |status: &Option<Arc<Status>>| status.as_ref().is_some_and(|s| s.ended);
+        // The sender is a field of `self`: it outlives the wait.
+        let _ = status.wait_for(ended).await;
     }
 
     /// The closed clocks, and the position from which they hold.

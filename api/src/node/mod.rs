@@ -337,6 +337,11 @@ impl Node {
         self.0.journal.drained().await;
     }
 
+    /// Waits until the cluster has given this start up: the node must start again.
+    pub async fn ended(&self) {
+        self.0.journal.ended().await;
+    }
+
     /// Readiness is off, and the node serves on what it holds: its replicas are being handed off.
     pub fn retire(&self) {
         self.0.retiring.store(true, Ordering::Release);

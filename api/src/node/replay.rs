@@ -3,11 +3,12 @@
 //! Invariant: a page with a hole, or with an entry that cannot be read, is none: what is missing is
 //! never taken for nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use atoll_replication::core::Status;
 use atoll_store::backend::Backend;
 use atoll_store::dot::{Hlc, Origin};
-use atoll_store::log::{self, Entry};
+use atoll_store::log::{self, Entry, RETIRED};
 use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 
@@ -16,6 +17,32 @@ pub(super) const DISK_RECORDS: usize = 32;
 
 /// Entities, and whose operation changed each last.
 pub(super) type Keys = BTreeMap<EntityKey, Option<Origin>>;
+
+/// What the holder of a foreign cursor has seen.
+pub(super) struct Seen {
+    /// Everything of an origin up to its clock; of all retired origins, up to that of `RETIRED`.
+    clocks: BTreeMap<Origin, Hlc>,
+    /// Origins that are not retired.
+    live: BTreeSet<Origin>,
+}
+
+impl Seen {
+    /// By the clocks of a cursor. Of retired origins all was seen if the node that gave it knew
+    /// the same ones, else what their own clocks tell.
+    pub(super) fn new(mut clocks: BTreeMap<Origin, Hlc>, status: &Status) -> Seen {
+        let theirs = clocks.remove(&RETIRED);
+        if theirs.is_some() && theirs == status.closed.get(&RETIRED).copied() {
+            clocks.insert(RETIRED, Hlc(u64::MAX));
+        }
+        Seen { clocks, live: status.regions.keys().copied().collect() }
+    }
+
+    fn clock(&self, origin: Origin) -> Hlc {
+        let clock = self.clocks.get(&origin);
+        let retired = || self.clocks.get(&RETIRED).filter(|_| !self.live.contains(&origin));
+        clock.or_else(retired).copied().unwrap_or_default()
+    }
+}
 
 /// A page of the log, for one who has seen all up to some clocks.
 pub(super) enum Page {
@@ -28,9 +55,9 @@ pub(super) enum Page {
 }
 
 /// Reads a page, and then whether a trim overtook it.
-pub(super) fn page_above(backend: &dyn Backend, from: u64, clocks: &BTreeMap<Origin, Hlc>) -> Page {
+pub(super) fn page_above(backend: &dyn Backend, from: u64, seen: &Seen) -> Page {
     let Ok(page) = log::read(backend, from, DISK_RECORDS) else { return Page::Gone };
-    if log::is_trimmed(backend, clocks).unwrap_or(true) {
+    if log::is_trimmed(backend, |origin| seen.clock(origin)).unwrap_or(true) {
         return Page::Gone;
     }
     let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else { return Page::End };
@@ -39,7 +66,7 @@ pub(super) fn page_above(backend: &dyn Backend, from: u64, clocks: &BTreeMap<Ori
     }
     let mut keys = Keys::new();
     for (_, bytes) in &page {
-        let Some(above) = keys_above(bytes, clocks) else { return Page::Gone };
+        let Some(above) = keys_above(bytes, seen) else { return Page::Gone };
         keys.extend(above);
     }
     Page::Changes { first: *first, last: *last, keys }
@@ -58,13 +85,10 @@ pub(super) fn keys_of(bytes: &bytes::Bytes) -> Option<Vec<(EntityKey, Option<Ori
 }
 
 /// The entities that a log entry changed, if it is above the clocks. Merged states always are.
-fn keys_above(
-    bytes: &bytes::Bytes,
-    clocks: &BTreeMap<Origin, Hlc>,
-) -> Option<Vec<(EntityKey, Option<Origin>)>> {
+fn keys_above(bytes: &bytes::Bytes, seen: &Seen) -> Option<Vec<(EntityKey, Option<Origin>)>> {
     if let Entry::Operation { bytes, .. } = Entry::decode(bytes)? {
         let (dot, stamp) = Operation::peek(&bytes).ok()?;
-        if stamp <= clocks.get(&dot.origin).copied().unwrap_or_default() {
+        if stamp <= seen.clock(dot.origin) {
             return Some(Vec::new());
         }
     }

@@ -31,7 +31,7 @@ use atoll_store::name::EntityKey;
 
 use super::cursor::Cursor;
 use super::journal::{Entry, Tail, Topic};
-use super::replay::{DISK_RECORDS, Page, keys_of, page_above};
+use super::replay::{DISK_RECORDS, Page, Seen, keys_of, page_above};
 use super::selection::Scope;
 use super::{Changed, Node, ReadError, Record, Start};
 
@@ -63,7 +63,7 @@ struct Shown {
 /// How far the log was read for a foreign cursor.
 struct Replay {
     cursor: Cursor,
-    clocks: Arc<BTreeMap<Origin, Hlc>>,
+    above: Arc<Seen>,
     /// The next position to read, and the last: what is later is read live.
     from: u64,
     end: u64,
@@ -148,9 +148,9 @@ impl Subscription {
             self.clocks = Arc::new(place.clocks);
             return;
         }
-        let (clocks, end) = (Arc::new(place.clocks), self.node.journal().end());
-        let seen = BTreeSet::new();
-        self.phase = Phase::Replay(Replay { cursor, clocks, from: 1, end, seen });
+        let above = Arc::new(Seen::new(place.clocks, status));
+        let (end, seen) = (self.node.journal().end(), BTreeSet::new());
+        self.phase = Phase::Replay(Replay { cursor, above, from: 1, end, seen });
     }
 
     /// Back to a whole snapshot.
@@ -388,9 +388,9 @@ impl Subscription {
     async fn replay(&mut self) -> Result<(), ReadError> {
         let Phase::Replay(replay) = &self.phase else { return Ok(()) };
         let (backend, from, end) = (self.node.backend(), replay.from, replay.end);
-        let clocks = replay.clocks.clone();
+        let above = replay.above.clone();
         let (first, last, mut keys) =
-            match self.node.blocking(move || page_above(&*backend, from, &clocks)).await? {
+            match self.node.blocking(move || page_above(&*backend, from, &above)).await? {
                 Page::Changes { first, last, keys } => (first, last, keys),
                 Page::End if from > end => {
                     self.replayed();

@@ -55,8 +55,8 @@ fn claims(message: &Message) -> Vec<Place> {
             let vector = |sequences: &[_]| sequences.iter().copied().collect();
             seen.iter().flat_map(|(shard, seen)| all(*shard, &vector(seen))).collect()
         }
-        Message::Vectors { shards, .. } => {
-            shards.iter().flat_map(|state| all(state.shard, &state.vector)).collect()
+        Message::Vectors(told) => {
+            told.shards.iter().flat_map(|state| all(state.shard, &state.vector)).collect()
         }
         Message::StateChunk { shard, chunk, .. } => all(*shard, &chunk.vector),
         _ => Vec::new(),

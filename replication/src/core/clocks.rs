@@ -16,7 +16,7 @@ use atoll_store::retire::Settled;
 use atoll_store::shard::ShardId;
 
 use super::Core;
-use super::peer::Peer;
+use super::peer::{Closing, Peer};
 use crate::transport::NodeId;
 
 /// How far ahead of its peers a clock may run. Default 500 ms: well above what NTP leaves.
@@ -24,12 +24,13 @@ const SKEW_MS: i64 = 500;
 
 impl Peer {
     /// Notes the clocks that the peer closes, and has applied, with the vectors that it has told.
-    pub(super) fn closes(&mut self, clocks: (Hlc, Hlc), origin: Origin) {
+    pub(super) fn closes(&mut self, clock: Hlc, applied: Hlc, origin: Origin) {
         if self.closed.is_none() {
             let held = self.vectors.iter().map(|(id, vector)| (*id, vector.sequence(origin)));
             let given_up = self.issued.iter().map(|(id, sequence)| (*id, *sequence));
             let sequences = held.filter(|(_, sequence)| *sequence > 0).chain(given_up);
-            self.closed = Some((clocks, sequences.collect()));
+            let sequences = sequences.collect();
+            self.closed = Some(Closing { clock, applied, sequences });
         }
     }
 }
@@ -99,13 +100,13 @@ impl Core {
     /// Closes the clocks whose operations have all come.
     pub(super) fn close_clocks(&mut self) {
         let named = self.peers.values().filter_map(|peer| peer.closed.as_ref());
-        let named = named.flat_map(|(_, sequences)| sequences.iter().map(|(shard, _)| *shard));
+        let named = named.flat_map(|closing| closing.sequences.iter().map(|(shard, _)| *shard));
         // What is received from now on only, nobody has closed yet.
         let received: BTreeSet<ShardId> = named.filter(|shard| self.is_received(*shard)).collect();
         let engine = &self.engine;
         for peer in self.peers.values_mut() {
             let Some(origin) = peer.hello.as_ref().map(|hello| hello.origin) else { continue };
-            let Some(((clock, applied), sequences)) = &peer.closed else { continue };
+            let Some(Closing { clock, applied, sequences }) = &peer.closed else { continue };
             let mut due = sequences.iter().filter(|(shard, _)| received.contains(shard));
             if due.all(|(shard, seq)| engine.sequence(*shard, origin) >= *seq) {
                 let closed = self.closed.entry(origin).or_default();

@@ -8,6 +8,16 @@ use atoll_store::shard::ShardId;
 use super::message::Hello;
 use super::state::Sending;
 
+/// Clocks that a peer closes once its operations up to there have come.
+#[derive(Debug)]
+pub(super) struct Closing {
+    /// Everything that it had stamped up to here is among the sequences.
+    pub(super) clock: Hlc,
+    /// Everything that any node had stamped up to here it had applied.
+    pub(super) applied: Hlc,
+    pub(super) sequences: Vec<(ShardId, u64)>,
+}
+
 /// A peer: connected, or known from before.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
@@ -33,8 +43,7 @@ pub(super) struct Peer {
     pub(super) gaps: BTreeMap<(ShardId, Origin), u64>,
     /// Ranges asked for, and until when the answer is awaited.
     pub(super) asked: BTreeMap<(ShardId, Origin), Millis>,
-    /// Clocks that it closes, and applied, with its sequences then.
-    pub(super) closed: Option<((Hlc, Hlc), Vec<(ShardId, u64)>)>,
+    pub(super) closed: Option<Closing>,
     /// Everything that any node stamped up to here it had applied, and what it issued before it
     /// had is here.
     pub(super) applied: Hlc,

@@ -194,8 +194,11 @@ impl Core {
         self.facts.retain(|origin, _| !engine.is_retired(*origin));
         self.closed.retain(|origin, _| !engine.is_retired(*origin));
         for waiting in self.waiting.values_mut() {
-            let gone = waiting.extract_if(.., |dot, _| engine.is_retired(dot.origin));
-            self.waiting_bytes -= gone.map(|(_, (_, bytes))| bytes.len() + 256).sum::<usize>();
+            waiting.retain(|dot, (_, bytes)| {
+                let live = !engine.is_retired(dot.origin);
+                self.waiting_bytes -= if live { 0 } else { bytes.len() + 256 };
+                live
+            });
         }
         // What is on its way was read with another roll.
         self.receiving.clear();

@@ -105,14 +105,24 @@ impl Core {
         }
     }
 
+    fn own_shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let slots = self.own_slots().into_iter();
+        slots.map(|slot| ShardId { placement: 0, slot: slot as u16 })
+    }
+
+    /// Shards that this node is to hold and whose copies are not whole.
+    pub(super) fn unwhole(&self) -> impl Iterator<Item = ShardId> + '_ {
+        let retired = self.engine.roll().0 > 0;
+        let shards = retired.then(|| self.own_shards()).into_iter().flatten();
+        shards.filter(|shard| !self.engine.is_whole(*shard))
+    }
+
     /// Makes copies whole again; at every tick.
     pub(super) fn refill(&mut self) {
         if self.engine.roll().0 == 0 {
             return;
         }
-        let slots = self.own_slots().into_iter();
-        let shards = slots.map(|slot| ShardId { placement: 0, slot: slot as u16 });
-        for shard in shards.collect::<Vec<_>>() {
+        for shard in self.own_shards() {
             match () {
                 () if self.engine.is_whole(shard) => self.stamp_unknown(shard),
                 () if !self.ends.stale.contains(&shard) => self.take_whole(shard),

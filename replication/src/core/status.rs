@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atoll_store::dot::{Hlc, Origin, VersionVector};
+use atoll_store::log::RETIRED;
 use atoll_store::shard::ShardId;
 
 use super::{Core, Identity};
@@ -70,7 +71,8 @@ pub struct Status {
     pub not_ready: Vec<String>,
     /// Regions by origin.
     pub regions: BTreeMap<Origin, String>,
-    /// Closed clocks by origin.
+    /// Closed clocks by origin. Of all retired origins together the sum over the roll: who knows
+    /// the same ones has seen all of them.
     pub closed: BTreeMap<Origin, Hlc>,
     /// Starts on this directory, with the journal position where each began.
     pub starts: Vec<(Origin, u64)>,
@@ -88,6 +90,12 @@ pub struct Status {
     pub placement: Arc<Placement>,
     /// Nodes of other regions to be connected to.
     pub wanted: BTreeSet<NodeId>,
+    /// Slots of which this node's copy is not whole: others serve them.
+    pub unwhole: BTreeSet<u16>,
+    /// How many origins were retired.
+    pub retired: u32,
+    /// The cluster gave this start up while it was away: its node must start again.
+    pub ended: bool,
     /// Where the copies of shards that were held before begin anew, by slot.
     pub taken_at: BTreeMap<u16, u64>,
 }
@@ -95,7 +103,11 @@ pub struct Status {
 impl Core {
     /// The node's view of the cluster.
     pub fn status(&self) -> Status {
-        let closed = self.closed_clocks();
+        let mut closed = self.closed_clocks();
+        let (retired, sum) = self.engine.roll();
+        if retired > 0 {
+            closed.insert(RETIRED, Hlc(sum));
+        }
         let shards = self.engine.shards();
         Status {
             me: self.me.clone(),
@@ -113,6 +125,9 @@ impl Core {
             journal_end: self.engine.journal_end(),
             placement: Arc::new(self.placement.clone()),
             wanted: self.wanted(),
+            unwhole: self.unwhole().map(|shard| shard.slot).collect(),
+            retired,
+            ended: self.is_ended(),
             taken_at: self.engine.discarded().collect(),
         }
     }
@@ -128,6 +143,10 @@ impl Core {
     fn not_ready(&self) -> Vec<String> {
         if self.ready {
             return Vec::new();
+        }
+        let unwhole = self.unwhole().count();
+        if self.unplaced().is_none() && unwhole > 0 {
+            return vec![format!("{unwhole} copies missed what was retired, and are taken anew")];
         }
         let recall = "taking back from peers what they hold of earlier starts".to_owned();
         vec![self.unplaced().unwrap_or(recall)]

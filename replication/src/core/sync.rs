@@ -123,7 +123,7 @@ impl Core {
         if let Some(origin) = own.filter(|_| self.counts_all(told.record))
             && let Some(known) = self.peers.get_mut(&peer)
         {
-            known.closes((told.closed, told.applied), origin);
+            known.closes(told.closed, told.applied, origin);
         }
         self.compare(peer, first, told.shards);
     }
@@ -359,7 +359,8 @@ impl Core {
             !peer.vectors.iter().any(lacks)
         });
         let waited = self.elapsed >= self.started + RECALL_MS;
-        self.ready = ((all && recalled) || waited) && self.unplaced().is_none();
+        let whole = self.unwhole().next().is_none();
+        self.ready = ((all && recalled) || waited) && self.unplaced().is_none() && whole;
     }
 
     /// Tells a peer what changed here since it was last told, or all.
