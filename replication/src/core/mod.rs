@@ -37,7 +37,7 @@ use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 
-use crate::placement::{Placement, RegionPlacement};
+use crate::placement::{Ending, Placement, RegionPlacement};
 use crate::transport::{Class, NodeId};
 pub use bounds::Bounds;
 use message::{Fact, Message};
@@ -148,6 +148,9 @@ pub struct Effects {
     /// Hash slots that this node has caught up with, as a joining replica, and the epoch of each
     /// one's set. Told again until a record answers it.
     pub caught_up: Vec<(u16, u64)>,
+    /// What this node asks its council to record of origins that ended (R9). Told again until a
+    /// record answers it: who no longer says it no longer wants it.
+    pub endings: Vec<Ending>,
     /// The node's view of the cluster, when it changed.
     pub status: Option<Status>,
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_replication::core::{Bounds, Core, Effects, Event, Identity, Reply, Status, Ticket};
-use atoll_replication::placement::{RegionPlacement, Replicas, Seat, Version};
+use atoll_replication::placement::{Ending, RegionPlacement, Replicas, Seat, Version};
 use atoll_replication::transport::{Class, NodeId};
 use atoll_store::backend::memory::Memory;
 use atoll_store::backend::{Backend, Write};
@@ -103,6 +103,7 @@ pub struct Released {
     pub replies: Vec<(Ticket, Reply)>,
     pub rejects: Vec<(NodeId, &'static str)>,
     pub caught_up: Vec<(u16, u64)>,
+    pub endings: Vec<Ending>,
     pub status: Option<Status>,
 }
 
@@ -139,9 +140,10 @@ impl Node {
     /// One step, queued for the committer.
     pub fn step(&mut self, now: Millis, events: Vec<Event>) {
         let effects = self.core.step(now, events);
-        let Effects { mut staged, loaded: _, sends, replies, rejects, caught_up, status } = effects;
+        let Effects { mut staged, loaded: _, sends, replies, rejects, caught_up, endings, status } =
+            effects;
         self.steps += 1;
-        let released = Released { sends, replies, rejects, caught_up, status };
+        let released = Released { sends, replies, rejects, caught_up, endings, status };
         let held = Held { number: self.steps, released };
         self.queued.push_back((std::mem::take(&mut staged.batch), held));
     }
@@ -178,6 +180,7 @@ impl Node {
             all.replies.extend(released.replies);
             all.rejects.extend(released.rejects);
             all.caught_up.extend(released.caught_up);
+            all.endings.extend(released.endings);
             all.status = released.status.or(all.status);
         }
         all
