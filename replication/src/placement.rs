@@ -87,6 +87,19 @@ pub struct End {
     pub at: Hlc,
 }
 
+/// How far the end of an origin has come, for those who ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// See [`Ending::Ended`].
+    Ended,
+    /// See [`Ending::Holds`].
+    Holds,
+    /// See [`Ending::Reached`].
+    Reached,
+    /// See [`Ending::Retired`].
+    Retired,
+}
+
 /// What a node asks its council to record of an origin that ended (R9), again until it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Ending {
@@ -119,6 +132,18 @@ pub enum Ending {
         /// The origin.
         origin: Origin,
     },
+}
+
+impl Ending {
+    /// Of which origin, and at which stage: what a node asks replaces what it asked of the same.
+    pub fn subject(&self) -> (Origin, Stage) {
+        match self {
+            Ending::Ended { origin, .. } => (*origin, Stage::Ended),
+            Ending::Holds { origin, .. } => (*origin, Stage::Holds),
+            Ending::Reached { origin, .. } => (*origin, Stage::Reached),
+            Ending::Retired { origin } => (*origin, Stage::Retired),
+        }
+    }
 }
 
 /// What a region's council recorded.

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use atoll_replication::placement::RegionPlacement;
+use atoll_replication::placement::{Ending, RegionPlacement};
 use atoll_replication::transport::NodeId;
 use atoll_store::backend::Write;
 use atoll_store::dot::Millis;
@@ -57,6 +57,8 @@ pub enum Event {
     Recorded(Box<RegionPlacement>),
     /// Slots that this node has caught up with, and the epoch of each one's set.
     CaughtUp(Vec<(u16, u64)>),
+    /// What this node asks the council to record of origins that ended (R9).
+    Ending(Vec<Ending>),
     /// This node is ready for clients.
     Ready,
     /// This node hands its replicas off and leaves for good: see [`Cluster::is_released`].
@@ -156,6 +158,7 @@ impl Cluster {
                     self.council(now, council::Event::CaughtUp { slot, epoch });
                 }
             }
+            Event::Ending(endings) => self.council(now, council::Event::Ending(endings)),
             Event::Ready => self.membership(now, Member::Ready),
             Event::Leave => {
                 self.membership(now, Member::Leave);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use atoll_replication::driver::Clock;
-use atoll_replication::placement::{RegionPlacement, Version};
+use atoll_replication::placement::{Ending, RegionPlacement, Version};
 use atoll_replication::transport::{Arrival, Class, NodeId, Transport};
 use atoll_store::backend::{Backend, BackendError};
 use atoll_store::dot::Millis;
@@ -48,6 +48,9 @@ pub trait Local: Send + Sync {
     fn forget(&self, node: NodeId) -> bool;
     /// Slots caught up with since the last call.
     fn caught_up(&self) -> Vec<(u16, u64)>;
+    /// What the council is to record of origins that ended, asked for since the last call; asked
+    /// again until a record shows it.
+    fn endings(&self) -> Vec<Ending>;
     /// The newest record of this region that is newer than `known`.
     fn newer(&self, known: Version) -> Option<RegionPlacement>;
     /// Nodes of other regions that are needed.
@@ -278,6 +281,10 @@ impl Driver {
         let caught_up = local.caught_up();
         if !caught_up.is_empty() {
             events.push(Event::CaughtUp(caught_up));
+        }
+        let endings = local.endings();
+        if !endings.is_empty() {
+            events.push(Event::Ending(endings));
         }
         let wanted = local.wanted();
         if wanted != self.wanted {

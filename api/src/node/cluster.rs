@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use atoll_replication::placement::{RegionPlacement, Version};
+use atoll_replication::placement::{Ending, RegionPlacement, Version};
 use atoll_replication::transport::NodeId;
 use atoll_sharding::core::View;
 use atoll_sharding::driver::{Handle, Local};
@@ -24,6 +24,10 @@ impl Local for Node {
 
     fn caught_up(&self) -> Vec<(u16, u64)> {
         self.journal().caught_up()
+    }
+
+    fn endings(&self) -> Vec<Ending> {
+        self.journal().endings()
     }
 
     fn newer(&self, known: Version) -> Option<RegionPlacement> {

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use atoll_replication::core::Status;
 use atoll_replication::driver::Observer;
+use atoll_replication::placement::{Ending, Stage};
 use atoll_store::dot::{Hlc, Origin};
 use atoll_store::engine::Changed;
 use atoll_store::entity::Image;
@@ -75,6 +76,8 @@ pub(super) struct Journal {
     status: watch::Sender<Option<Arc<Status>>>,
     closed: RwLock<Closed>,
     caught_up: Mutex<Vec<(u16, u64)>>,
+    /// The newest that was asked for of each origin at each stage.
+    endings: Mutex<BTreeMap<(Origin, Stage), Ending>>,
     /// Notified when the cluster's core has something to learn.
     news: Arc<Notify>,
     /// By slot: whether the record counts this node as a replica.
@@ -100,6 +103,7 @@ impl Journal {
             status: watch::Sender::default(),
             closed: RwLock::default(),
             caught_up: Mutex::default(),
+            endings: Mutex::default(),
             news: Arc::default(),
             served: (0..slots).map(|_| AtomicBool::new(true)).collect(),
             draining: AtomicBool::new(false),
@@ -134,6 +138,11 @@ impl Journal {
     /// Slots that this node has caught up with, as last told by its core.
     pub(super) fn caught_up(&self) -> Vec<(u16, u64)> {
         std::mem::take(&mut lock(&self.caught_up))
+    }
+
+    /// What is to be recorded of origins that ended, as last told by its core.
+    pub(super) fn endings(&self) -> Vec<Ending> {
+        std::mem::take(&mut *lock(&self.endings)).into_values().collect()
     }
 
     /// The position of the last durable change.
@@ -289,6 +298,11 @@ impl Observer for Journal {
 
     fn caught_up(&self, slots: &[(u16, u64)]) {
         lock(&self.caught_up).extend(slots);
+        self.news.notify_one();
+    }
+
+    fn endings(&self, endings: Vec<Ending>) {
+        lock(&self.endings).extend(endings.into_iter().map(|each| (each.subject(), each)));
         self.news.notify_one();
     }
 

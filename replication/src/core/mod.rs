@@ -151,8 +151,8 @@ pub struct Effects {
     /// Hash slots that this node has caught up with, as a joining replica, and the epoch of each
     /// one's set. Told again until a record answers it.
     pub caught_up: Vec<(u16, u64)>,
-    /// What the region's council is to record of origins that ended. Told again until a record
-    /// answers it.
+    /// What this node asks its council to record of origins that ended (R9). Told again until a
+    /// record answers it: who no longer says it no longer wants it.
     pub endings: Vec<Ending>,
     /// The node's view of the cluster, when it changed.
     pub status: Option<Status>,

@@ -34,7 +34,7 @@ use atoll_store::name::EntityKey;
 use atoll_store::reader::Reader;
 
 use crate::core::{Bounds, Event, Identity, ShardStatus, Status, Written};
-use crate::placement::RegionPlacement;
+use crate::placement::{Ending, RegionPlacement};
 use crate::transport::{Arrival, NodeId, Transport};
 use load::Load;
 use release::{Release, Released};
@@ -73,6 +73,9 @@ pub trait Observer: Send + Sync {
     /// Hash slots that this node has caught up with, with the epoch of each one's set; told again
     /// until a record answers it.
     fn caught_up(&self, slots: &[(u16, u64)]);
+    /// What this node asks its council to record of origins that ended; told again until a record
+    /// answers it.
+    fn endings(&self, endings: Vec<Ending>);
     /// The node's view of the cluster.
     fn status(&self, status: Status);
 }

@@ -20,6 +20,7 @@ use atoll_store::reader::Reader;
 
 use super::Observer;
 use crate::core::{Reply, ShardStatus, Status, Written};
+use crate::placement::Ending;
 use crate::transport::{Class, NodeId, Transport};
 
 /// Who waits for an answer.
@@ -38,6 +39,7 @@ pub(super) struct Released {
     pub(super) replies: Vec<(Responder, Reply)>,
     pub(super) rejects: Vec<(NodeId, &'static str)>,
     pub(super) caught_up: Vec<(u16, u64)>,
+    pub(super) endings: Vec<Ending>,
     pub(super) status: Option<Status>,
     pub(super) stopped: Vec<oneshot::Sender<()>>,
 }
@@ -87,6 +89,9 @@ impl Release {
             }
             if !step.caught_up.is_empty() {
                 self.observer.caught_up(&step.caught_up);
+            }
+            if !step.endings.is_empty() {
+                self.observer.endings(step.endings);
             }
             if let Some(status) = step.status {
                 self.observer.status(status);

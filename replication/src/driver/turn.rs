@@ -157,6 +157,7 @@ impl Turn {
             replies: replies.filter_map(|(t, reply)| Some((pending.remove(&t)?, reply))).collect(),
             rejects: effects.rejects,
             caught_up: effects.caught_up,
+            endings: effects.endings,
             status: effects.status,
             stopped: std::mem::take(&mut self.stopped),
         };

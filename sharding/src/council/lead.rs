@@ -65,6 +65,7 @@ impl Council {
         if !self.leads() {
             self.inbox.clear();
             self.noticed.clear();
+            self.gathered.clear();
             self.decided = None;
             return;
         }
@@ -83,18 +84,27 @@ impl Council {
             return false;
         }
         let lives = self.lives(now);
+        self.gathered.prune(now, state);
         let looked_at = (group.applied(), lives);
-        if self.decided.as_ref() != Some(&looked_at) || !self.inbox.is_empty() {
+        let changed = self.decided.as_ref() != Some(&looked_at) || !self.inbox.is_empty();
+        if changed || self.gathered.is_fresh() {
             let outlook = Outlook {
                 state,
                 members: &self.members,
                 lives: &looked_at.1,
                 reports: &self.inbox,
+                gathered: &self.gathered,
                 group: &group.config().members().collect(),
                 moves: self.options.limits.moves.max(1),
             };
-            let commands = outlook.commands();
+            // First, while the sets are as they were looked at; and beside the others, so that
+            // neither waits for the other.
+            let mut commands = outlook.endings();
+            if changed {
+                commands.extend(outlook.commands());
+            }
             self.inbox.clear();
+            self.gathered.rest();
             if !commands.is_empty() {
                 let entry = postcard::to_stdvec(&commands).expect("commands encode to memory");
                 self.propose(now, Event::Propose(entry.into()));

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use atoll_replication::placement::RegionPlacement;
+use atoll_replication::placement::{Ending, RegionPlacement};
 use atoll_replication::transport::NodeId;
 
 use crate::raft::starts::Hello;
@@ -43,6 +43,8 @@ pub(super) enum Report {
     Leave { node: NodeId, start: u64 },
     /// An operator says that this node will not come back.
     Evict { node: NodeId },
+    /// What this node asks for, of an origin that ended; `serial` orders it in this start.
+    Ending { node: NodeId, start: u64, serial: u64, ending: Ending },
 }
 
 /// Whether a record shows what was reported, or that it is without object.
@@ -52,6 +54,8 @@ pub(super) fn is_done(report: &Report, record: &RegionPlacement) -> bool {
             let slot = record.slots.get(usize::from(slot));
             slot.is_none_or(|slot| slot.epoch > epoch || slot.counts(node))
         }
+        // Kept apart, in `endings`.
+        Report::Ending { .. } => false,
         Report::Leave { node, .. } | Report::Evict { node } => !record.nodes.contains_key(&node),
     }
 }

@@ -18,6 +18,8 @@
 //! Left out: how records reach nodes that do not vote (peers tell each other), and how a node is
 //! found to be down (membership does that).
 
+mod endings;
+mod ends;
 mod lead;
 mod message;
 mod plan;
@@ -33,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use atoll_replication::placement::{RegionPlacement, Version};
+use atoll_replication::placement::{Ending, RegionPlacement, Version};
 use atoll_replication::transport::NodeId;
 use atoll_store::backend::{Backend, Write};
 use atoll_store::dot::Millis;
@@ -43,6 +45,7 @@ use crate::raft::starts::{Clearance, Starts};
 use crate::raft::{
     Applied, Effects as GroupEffects, Event as GroupEvent, Group, Name, TICK_MS, draw,
 };
+use endings::{Asked, Gathered};
 pub use message::Identity;
 use message::Report;
 use plan::Life;
@@ -157,6 +160,8 @@ pub enum Event {
         /// The epoch of its set.
         epoch: u64,
     },
+    /// What this node asks for, of origins that ended (R9).
+    Ending(Vec<Ending>),
     /// This node wants to leave for good: see [`Council::is_released`].
     Leave,
     /// An operator says that a node will not come back: see [`Council::may_evict`].
@@ -292,8 +297,12 @@ pub struct Council {
     noticed: BTreeMap<NodeId, Millis>,
     /// What this node has to report, and when next.
     pending: BTreeMap<Report, Millis>,
+    /// What this node asks for, of origins that ended.
+    asked: Asked,
     /// What has reached this node as the leader.
     inbox: BTreeSet<Report>,
+    /// The same, of origins that ended.
+    gathered: Gathered,
     /// What the last decision looked at: it is not taken again for the same.
     decided: Option<(u64, BTreeMap<NodeId, Life>)>,
     /// Replicas on their way, after what was applied.
@@ -338,7 +347,9 @@ impl Council {
             notice: None,
             noticed: BTreeMap::new(),
             pending: BTreeMap::new(),
+            asked: Asked::default(),
             inbox: BTreeSet::new(),
+            gathered: Gathered::default(),
             decided: None,
             moving: 0,
             published: Version::default(),
@@ -488,6 +499,7 @@ impl Council {
             Event::CaughtUp { slot, epoch } => {
                 self.report(Report::CaughtUp { node: self.options.node, slot, epoch });
             }
+            Event::Ending(endings) => self.ask(now, endings),
             Event::Leave => {
                 let Options { node, start, .. } = self.options;
                 self.report(Report::Leave { node, start });

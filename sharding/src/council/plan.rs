@@ -11,12 +11,13 @@
 //! 3. No set gets smaller but for a node that leaves or is given up, and then only where another
 //!    current replica is alive.
 //!
-//! Left out: loads of nodes other than numbers of replicas.
+//! Left out: origins that ended, which are in `endings`; loads of nodes other than numbers of replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_replication::transport::NodeId;
 
+use super::endings::Gathered;
 use super::state::{Command, Seat, Slot, State};
 use super::{Liveness, Member, Report};
 use crate::placement::{self, Node, Placement, Shape};
@@ -41,6 +42,8 @@ pub(super) struct Outlook<'a> {
     pub(super) lives: &'a BTreeMap<NodeId, Life>,
     /// Reports and requests that arrived.
     pub(super) reports: &'a BTreeSet<Report>,
+    /// What nodes told of origins that ended.
+    pub(super) gathered: &'a Gathered,
     /// Disks that are members of the Raft group.
     pub(super) group: &'a BTreeSet<u64>,
     /// Replicas on their way at a time, in the region.
@@ -121,6 +124,7 @@ impl Outlook<'_> {
                 let seat = self.state.seats.get(&node)?;
                 (!self.is_up(node) && !seat.evicted).then_some(Command::Evict { node })
             }
+            Report::Ending { .. } => None,
         }
     }
 

@@ -9,7 +9,8 @@
 //!    left, was evicted, or came back with another disk is struck out of a set at once.
 //! 3. A next set becomes current when each of its new replicas has caught up for it, and has at
 //!    least as many replicas as the current one, or as the factor asks for.
-//! 4. The version's number rises by one with each change of what is published, and by nothing
+//! 4. What is recorded of origins that ended is in `ends`, by the same rules.
+//! 5. The version's number rises by one with each change of what is published, and by nothing
 //!    else; its epoch when an operator re-forms the council.
 //!
 //! Left out: who is alive, which is the leader's to judge before it proposes.
@@ -20,8 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use atoll_replication::placement::{self, RegionPlacement, Replicas, Version};
 use atoll_replication::transport::NodeId;
+use atoll_store::dot::Origin;
 
 use super::Roles;
+use super::ends::{Ends, Step};
 
 /// Nodes that left and are remembered, so that late news of them does not admit them again.
 const LEFT_KEPT: usize = 256;
@@ -150,6 +153,8 @@ pub(super) enum Command {
     Release { node: NodeId },
     /// A node will not come back.
     Evict { node: NodeId },
+    /// An origin that ended came a step further.
+    End { origin: Origin, step: Step },
 }
 
 /// All that a council has agreed on.
@@ -164,6 +169,7 @@ pub(super) struct State {
     admissions: u64,
     /// Starts that left for good, the oldest first.
     left: Vec<(NodeId, u64)>,
+    pub(super) ends: Ends,
 }
 
 impl State {
@@ -177,6 +183,7 @@ impl State {
             slots: vec![Slot::default(); usize::from(settings.slots)],
             admissions: 0,
             left: Vec::new(),
+            ends: Ends::default(),
         }
     }
 
@@ -193,6 +200,7 @@ impl State {
         for (slot, replicas) in state.slots.iter_mut().zip(&record.slots) {
             slot.replicas = replicas.clone();
         }
+        state.ends = Ends::from_record(record);
         state
     }
 
@@ -236,7 +244,7 @@ impl State {
         let seat = |(node, seat): (&NodeId, &Seat)| {
             (*node, placement::Seat { name: seat.name.clone(), zone: seat.zone.clone() })
         };
-        RegionPlacement {
+        let mut record = RegionPlacement {
             region: self.region.clone(),
             council: self.council,
             version: self.version,
@@ -244,7 +252,14 @@ impl State {
             nodes: self.seats.iter().map(seat).collect(),
             slots: self.slots.iter().map(|slot| slot.replicas.clone()).collect(),
             ..RegionPlacement::default()
-        }
+        };
+        self.ends.publish(&mut record);
+        record
+    }
+
+    /// How often any set has changed: each change raises one epoch by one.
+    pub(super) fn changes(&self) -> u64 {
+        self.slots.iter().fold(0, |sum, slot| sum.saturating_add(slot.replicas.epoch))
     }
 
     /// Whether this start of a node has left for good.
@@ -293,6 +308,10 @@ impl State {
                 self.slots.iter_mut().for_each(|slot| slot.strike(node));
                 self.with_seat(node, |seat| seat.evicted = true);
             }
+            Command::End { origin, step } => {
+                let changes = self.changes();
+                self.ends.take(origin, step, changes);
+            }
         }
     }
 
@@ -304,6 +323,7 @@ impl State {
         let (name, zone) = (name.to_owned(), zone.to_owned());
         let seat = Seat { name, zone, disk, roles, since, leaving, evicted: false };
         self.seats.insert(node, seat);
+        self.ends.welcome(node);
         // Another disk has nothing, or what an older copy had: it joins again, as a newcomer.
         if emptied {
             self.slots.iter_mut().for_each(|slot| slot.strike(node));
@@ -347,6 +367,7 @@ impl State {
         if let Some(start) = leaving.filter(|_| !self.slots.iter().any(bound)) {
             self.slots.iter_mut().for_each(|slot| slot.strike(node));
             self.seats.remove(&node);
+            self.ends.see_off(node);
             self.left.push((node, start));
             let excess = self.left.len().saturating_sub(LEFT_KEPT);
             self.left.drain(..excess);
@@ -357,7 +378,11 @@ impl State {
     fn dismiss(&mut self) {
         let slots = &self.slots;
         let held = |node: NodeId| slots.iter().any(|slot| slot.names(node));
-        self.seats.retain(|node, seat| !seat.evicted || held(*node));
+        let over = |(node, seat): (&NodeId, &Seat)| (seat.evicted && !held(*node)).then_some(*node);
+        for node in self.seats.iter().filter_map(over).collect::<Vec<_>>() {
+            self.seats.remove(&node);
+            self.ends.see_off(node);
+        }
     }
 }
 

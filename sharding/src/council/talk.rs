@@ -18,7 +18,7 @@ use crate::raft::{Event as GroupEvent, Group, Message as GroupMessage};
 /// Between greetings of a node that has not answered.
 const GREET_MS: Millis = 500;
 /// Between attempts to report the same.
-const REPORT_MS: Millis = 1_000;
+pub(super) const REPORT_MS: Millis = 1_000;
 
 impl Council {
     pub(super) fn send(&mut self, to: NodeId, message: &Message) {
@@ -200,14 +200,30 @@ impl Council {
     fn pass_on(&mut self, report: Report, forwarded: bool) {
         let view = self.view();
         if self.leads() {
-            self.inbox.insert(report);
+            self.take_report(report);
         } else if let Some(leader) = view.leader.filter(|_| !forwarded) {
             self.send(leader, &Message::Report { report, forwarded: true });
         }
     }
 
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Ending { node, start, serial, ending } => {
+                self.gather(node, start, serial, ending);
+            }
+            report => drop(self.inbox.insert(report)),
+        }
+    }
+
+    /// Whom to report to: the leader, or whoever may know it.
+    pub(super) fn hearers(&self) -> Vec<NodeId> {
+        let view = self.view();
+        view.leader.map_or(view.voters, |leader| vec![leader])
+    }
+
     /// Reports what is pending and due.
     pub(super) fn speak_up(&mut self, now: Millis) {
+        self.tell_endings(now);
         if self.pending.is_empty() {
             return;
         }
@@ -219,16 +235,15 @@ impl Council {
             .filter(|(_, next)| now >= **next)
             .map(|(report, _)| report.clone())
             .collect();
-        let view = self.view();
+        let to = self.hearers();
         for report in due {
             self.pending.insert(report.clone(), now + REPORT_MS);
             if self.leads() {
-                self.inbox.insert(report);
+                self.take_report(report);
                 continue;
             }
-            let to = view.leader.map_or_else(|| view.voters.clone(), |leader| vec![leader]);
             let message = Message::Report { report, forwarded: false };
-            to.into_iter().for_each(|node| self.send(node, &message));
+            to.iter().for_each(|node| self.send(*node, &message));
         }
     }
 }

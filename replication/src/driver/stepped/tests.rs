@@ -17,6 +17,7 @@ use atoll_store::reader::Reader;
 use super::*;
 use crate::core::{Identity, Status};
 use crate::driver::{Clock, Observer, Unanswered};
+use crate::placement::Ending;
 use crate::transport::{Class, NodeId, Transport};
 
 /// What left the node, in order, and whether its readers showed it by then.
@@ -69,6 +70,8 @@ impl Observer for Notes {
     }
 
     fn caught_up(&self, _: &[(u16, u64)]) {}
+
+    fn endings(&self, _: Vec<Ending>) {}
 
     fn status(&self, _: Status) {}
 }
