@@ -152,6 +152,7 @@ fn settings(config: &Config) -> Settings {
         advertise: config.advertised(),
         data: config.node.data.join("store"),
         seeds: config.replication.seeds.len(),
+        council: true,
         store: Options {
             cache_bytes: megabytes(config.store.cache_mb) as usize,
             log_soft_bytes: megabytes(config.store.log_mb),

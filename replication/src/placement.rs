@@ -37,6 +37,8 @@ pub struct Seat {
     pub name: String,
     /// Its failure domain in the region.
     pub zone: String,
+    /// Its disk: with another one it holds nothing of what is recorded. 0: not known.
+    pub disk: u64,
 }
 
 /// The replicas of one shard in one region.

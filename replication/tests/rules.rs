@@ -225,6 +225,26 @@ fn r11_expired_state_is_removed_by_its_setter_or_after_a_grace() {
 }
 
 #[test]
+fn r12_a_node_serves_what_is_recorded_for_its_disk_and_for_no_other() {
+    let mut group = Group::new();
+    group.council = true;
+    group.start(1, "r1", 1);
+    let refused = |group: &mut Group| {
+        let event = Event::Write(1, vec![change(&set(), add("x"))]);
+        format!("{:?}", group.run(1, vec![event]).replies).contains("Elsewhere")
+    };
+    assert!(refused(&mut group), "nothing is recorded");
+    group.place("r1", 1, &[1]);
+    assert!(refused(&mut group), "which disk this is, nobody has said");
+    group.run(1, vec![Event::Disk(2)]);
+    assert!(refused(&mut group), "the record is of another disk");
+    assert_eq!(group.nodes[&1].core.status().unserved.len(), 1, "readers are told");
+    group.run(1, vec![Event::Disk(1)]);
+    assert!(!refused(&mut group));
+    assert!(group.nodes[&1].core.status().unserved.is_empty());
+}
+
+#[test]
 fn a_peer_that_breaks_the_protocol_is_rejected_and_nothing_changes() {
     let mut group = Group::connected(2);
     let wrong = ShardId { placement: 0, slot: 9 };

@@ -220,6 +220,11 @@ impl Cluster {
         self.out.changed |= effects.view.is_some();
     }
 
+    /// This node's disk, as the council knows it.
+    pub fn disk(&self) -> u64 {
+        self.disk
+    }
+
     /// Whether this node belongs to a council; else it forms one, or waits for one.
     pub fn is_formed(&self) -> bool {
         self.council.is_formed()

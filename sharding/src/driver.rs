@@ -44,6 +44,8 @@ pub trait Dialer: Send + Sync {
 pub trait Local: Send + Sync {
     /// Hands over what the council recorded. `false`: no room, again later.
     fn place(&self, record: RegionPlacement) -> bool;
+    /// Which disk the council knows this node by. `false`: no room, again later.
+    fn set_disk(&self, disk: u64) -> bool;
     /// A node is gone for good. `false`: no room, again later.
     fn forget(&self, node: NodeId) -> bool;
     /// Slots caught up with since the last call.
@@ -162,6 +164,8 @@ pub struct Driver {
     /// What replication had no room for.
     record: Option<RegionPlacement>,
     gone: BTreeSet<NodeId>,
+    /// The disk that replication was told.
+    disk: Option<u64>,
     known: Version,
     wanted: BTreeSet<NodeId>,
     ready: bool,
@@ -192,6 +196,7 @@ impl Driver {
             heard: BTreeMap::new(),
             record: None,
             gone: BTreeSet::new(),
+            disk: None,
             known: Version::default(),
             wanted: BTreeSet::new(),
             ready: false,
@@ -334,6 +339,10 @@ impl Driver {
         let local = &self.parts.local;
         self.record = self.record.take().filter(|record| !local.place(record.clone()));
         self.gone.retain(|node| !local.forget(*node));
+        let disk = self.parts.cluster.disk();
+        if self.disk != Some(disk) && local.set_disk(disk) {
+            self.disk = Some(disk);
+        }
     }
 
     async fn wait(&mut self, arrivals: &mut mpsc::Receiver<Arrival>) -> Vec<Arrival> {

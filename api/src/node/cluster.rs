@@ -18,6 +18,10 @@ impl Local for Node {
         self.0.replica.place(record)
     }
 
+    fn set_disk(&self, disk: u64) -> bool {
+        self.0.replica.set_disk(disk)
+    }
+
     fn forget(&self, node: NodeId) -> bool {
         self.0.replica.forget(node)
     }

@@ -92,8 +92,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Journal {
-    /// A journal that goes on after `end`.
-    pub(super) fn new(end: u64, slots: u16) -> Journal {
+    /// A journal that goes on after `end`; whether all slots are served until the core says.
+    pub(super) fn new(end: u64, slots: u16, served: bool) -> Journal {
         let ring = Ring { entries: VecDeque::new(), floor: end, end };
         Journal {
             ring: Mutex::new(ring),
@@ -105,7 +105,7 @@ impl Journal {
             caught_up: Mutex::default(),
             endings: Mutex::default(),
             news: Arc::default(),
-            served: (0..slots).map(|_| AtomicBool::new(true)).collect(),
+            served: (0..slots).map(|_| AtomicBool::new(served)).collect(),
             draining: AtomicBool::new(false),
             drained: watch::Sender::new(false),
         }
@@ -121,7 +121,7 @@ impl Journal {
         let mut lost = false;
         for (slot, served) in self.served.iter().enumerate() {
             let set = status.placement.replicas(&status.me.region, slot as u16);
-            let whole = !status.unwhole.contains(&(slot as u16));
+            let whole = !status.unserved.contains(&(slot as u16));
             let now = whole && set.is_none_or(|set| set.counts(status.me.node));
             lost |= served.swap(now, Ordering::AcqRel) && !now;
         }

@@ -73,7 +73,7 @@ pub(super) fn status(status: &Status) {
     gauge!("atoll_quarantined_entities").set(status.quarantined as f64);
     gauge!("atoll_origins").set(status.regions.len() as f64);
     gauge!("atoll_retired_origins").set(f64::from(status.retired));
-    gauge!("atoll_copies_behind_retirement").set(status.unwhole.len() as f64);
+    gauge!("atoll_unserved_copies").set(status.unserved.len() as f64);
     gauge!("atoll_waiting_operations").set(status.waiting as f64);
     for (region, lag) in &status.lag {
         gauge!("atoll_lag_operations", "region" => region.clone()).set(lag.operations as f64);

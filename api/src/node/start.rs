@@ -33,6 +33,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// Peers named by the configuration.
     pub seeds: usize,
+    /// The region has a council: nothing is served but what it has recorded.
+    pub council: bool,
     /// How the store is kept.
     pub store: Options,
     /// Bytes of cache of the storage engine.
@@ -127,7 +129,11 @@ impl Around {
         let Around { id, transport, backend, clock, origin } = self;
         let engine = Engine::open(backend.clone(), settings.store, origin)?;
         let reader = Reader::new(backend.clone(), settings.store.slots);
-        let journal = Arc::new(Journal::new(engine.journal_end() - 1, settings.store.slots));
+        let journal = Arc::new(Journal::new(
+            engine.journal_end() - 1,
+            settings.store.slots,
+            !settings.council,
+        ));
         let parts = Parts {
             identity: Identity {
                 node: id,
@@ -138,6 +144,7 @@ impl Around {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 origin,
                 seeds: settings.seeds,
+                council: settings.council,
             },
             engine,
             reader: reader.clone(),

@@ -45,6 +45,7 @@ pub fn settings(dir: &Path, region: &str) -> Settings {
         advertise: "127.0.0.1:0".to_owned(),
         data: dir.join("data"),
         seeds: 0,
+        council: false,
         store: Default::default(),
         engine_cache: 16 << 20,
         disk_reserve: 0,

@@ -65,6 +65,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").into(),
             origin: Origin(origin),
             seeds: peers.len(),
+            council: false,
         };
         let replica = Replica::start(identity, now)?;
         let (pending, reads) = (BTreeMap::new(), BTreeMap::new());

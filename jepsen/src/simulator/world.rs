@@ -444,6 +444,7 @@ fn settings(machine: &Machine) -> Settings {
         advertise: format!("10.0.0.{}:7400", machine.number),
         data: PathBuf::new(),
         seeds: 1,
+        council: false,
         store: machine.options,
         engine_cache: 0,
         disk_reserve: RESERVE,

@@ -76,6 +76,8 @@ pub struct Identity {
     pub origin: Origin,
     /// Peers named by the configuration: a start waits for them, but not long.
     pub seeds: usize,
+    /// Its region has a council: it serves nothing but what that has recorded for its disk.
+    pub council: bool,
 }
 
 /// Names a request until it is answered; the driver's choice.
@@ -105,6 +107,8 @@ pub enum Event {
     },
     /// Time passed: see [`Core::deadline`].
     Tick,
+    /// This node's disk, as the council knows it.
+    Disk(u64),
     /// A region's council recorded a placement.
     Placed(Box<RegionPlacement>),
     /// A node is gone for good: nothing is kept for it.
@@ -313,6 +317,10 @@ impl Core {
                 Err(_) => self.out.rejects.push((peer, "malformed message")),
             },
             Event::Space { free, reserve } => self.space = Some((free, reserve)),
+            Event::Disk(disk) => {
+                self.placed.disk = Some(disk);
+                self.changed = true;
+            }
             Event::Placed(record) => self.take_record(*record),
             Event::Forgotten(peer) => self.forget_peer(peer),
             Event::Tick => {}

@@ -57,6 +57,8 @@ pub(super) struct Placed {
     floors: BTreeMap<ShardId, u64>,
     /// A record of this region was taken since the last tick.
     fresh: bool,
+    /// This node's disk, as the council knows it.
+    pub(super) disk: Option<u64>,
     /// The record of this region since which this node receives what it receives.
     receiving_since: Version,
 }
@@ -193,8 +195,18 @@ impl Core {
         mine && self.engine.is_swept(shard)
     }
 
+    /// Whether the record is of this node as it is. With another disk, what it held is gone.
+    pub(super) fn is_recorded(&self) -> bool {
+        let record = self.placement.region(&self.me.region);
+        let seat = record.and_then(|record| record.nodes.get(&self.me.node));
+        !self.me.council || seat.is_some_and(|seat| Some(seat.disk) == self.placed.disk)
+    }
+
     /// Whether this node may serve a shard: it has caught up, and issues no sequence again.
     pub(super) fn serves(&self, shard: ShardId) -> Result<(), Refusal> {
+        if !self.is_recorded() {
+            return Err(Refusal::Elsewhere);
+        }
         let Some(set) = self.own_replicas(shard) else { return Ok(()) };
         let floor = self.placed.floors.get(&shard).copied().unwrap_or(0);
         let issued = self.engine.sequence(shard, self.me.origin);
@@ -390,9 +402,13 @@ impl Core {
 
     /// Why this node's place keeps it from being ready.
     pub(super) fn unplaced(&self) -> Option<String> {
+        let unknown = || "the region's council has not admitted this node yet".to_owned();
+        if !self.is_recorded() {
+            return Some(unknown());
+        }
         let record = self.placement.region(&self.me.region)?;
         if !record.nodes.contains_key(&self.me.node) {
-            return Some("the region's council has not admitted this node yet".to_owned());
+            return Some(unknown());
         }
         let joins = |set: &&Replicas| set.receives(self.me.node) && !set.counts(self.me.node);
         match record.slots.iter().filter(joins).count() {

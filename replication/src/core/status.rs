@@ -90,8 +90,9 @@ pub struct Status {
     pub placement: Arc<Placement>,
     /// Nodes of other regions to be connected to.
     pub wanted: BTreeSet<NodeId>,
-    /// Slots of which this node's copy is not whole: others serve them.
-    pub unwhole: BTreeSet<u16>,
+    /// Slots that are recorded for this node and that it does not serve: their copies are not
+    /// whole. All slots, while the record is not of this node as it is.
+    pub unserved: BTreeSet<u16>,
     /// How many origins were retired.
     pub retired: u32,
     /// The cluster gave this start up while it was away: its node must start again.
@@ -125,7 +126,7 @@ impl Core {
             journal_end: self.engine.journal_end(),
             placement: Arc::new(self.placement.clone()),
             wanted: self.wanted(),
-            unwhole: self.unwhole().map(|shard| shard.slot).collect(),
+            unserved: self.unserved(),
             retired,
             ended: self.is_ended(),
             taken_at: self.engine.discarded().collect(),
@@ -138,6 +139,13 @@ impl Core {
             ShardStatus { shard, digest, entities, vector: self.engine.vector(shard) }
         };
         self.engine.shards().map(one).collect()
+    }
+
+    fn unserved(&self) -> BTreeSet<u16> {
+        match self.is_recorded() {
+            true => self.unwhole().map(|shard| shard.slot).collect(),
+            false => (0..self.engine.slots()).collect(),
+        }
     }
 
     fn not_ready(&self) -> Vec<String> {

@@ -136,6 +136,11 @@ impl Replica {
         self.requests.try_send(Request::Told(Event::Placed(Box::new(record)))).is_ok()
     }
 
+    /// Tells the core which disk the council knows it by. `false`: too much waits, tell it again.
+    pub fn set_disk(&self, disk: u64) -> bool {
+        self.requests.try_send(Request::Told(Event::Disk(disk))).is_ok()
+    }
+
     /// Tells the core that a node is gone for good. `false`: too much waits, tell it again.
     pub fn forget(&self, node: NodeId) -> bool {
         self.requests.try_send(Request::Told(Event::Forgotten(node))).is_ok()

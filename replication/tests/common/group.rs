@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use atoll_replication::core::message::Message;
-use atoll_replication::core::{Bounds, Event};
+use atoll_replication::core::{Bounds, Event, Identity};
 use atoll_store::backend::memory::Memory;
 use atoll_store::dot::{Millis, Origin};
 use atoll_store::engine::Options;
@@ -21,6 +21,8 @@ pub struct Group {
     pub bounds: Bounds,
     /// Frames under way: from, to, in the order sent.
     pub wire: Vec<(u8, u8, Bytes)>,
+    /// Nodes that start wait for a council's word.
+    pub council: bool,
     /// By region, where there is one.
     pub councils: BTreeMap<String, Council>,
 }
@@ -34,6 +36,7 @@ impl Group {
             options: Options { slots: 1, ..Options::default() },
             bounds: Bounds::default(),
             wire: Vec::new(),
+            council: false,
             councils: BTreeMap::new(),
         }
     }
@@ -52,7 +55,7 @@ impl Group {
     /// Starts a node on its disk, or on an empty one.
     pub fn start(&mut self, number: u8, region: &str, origin: u64) {
         let memory = self.nodes.get(&number).map_or_else(Memory::new, |node| node.memory.clone());
-        let me = identity(number, region, origin);
+        let me = Identity { council: self.council, ..identity(number, region, origin) };
         self.regions.insert(number, region.to_owned());
         let mut node = Node::open(&memory, self.options, me, self.bounds, self.now);
         node.run(self.now, Vec::new());

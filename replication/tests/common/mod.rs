@@ -71,6 +71,7 @@ pub fn identity(number: u8, region: &str, origin: u64) -> Identity {
         version: "0".to_owned(),
         origin: Origin(origin),
         seeds: 0,
+        council: false,
     }
 }
 
@@ -79,7 +80,7 @@ pub fn identity(number: u8, region: &str, origin: u64) -> Identity {
 pub fn record(region: &str, number: u64, current: &[u8], next: Option<&[u8]>) -> RegionPlacement {
     let set = |numbers: &[u8]| numbers.iter().map(|number| node_id(*number)).collect();
     let replicas = Replicas { epoch: number, current: set(current), next: next.map(set) };
-    let seat = |node| (node, Seat { name: "n".to_owned(), zone: "z".to_owned() });
+    let seat = |node| (node, Seat { name: "n".to_owned(), zone: "z".to_owned(), disk: 1 });
     RegionPlacement {
         region: region.to_owned(),
         council: 1,

@@ -195,7 +195,7 @@ impl State {
         let mut state = State::new(&record.region, record.council, settings);
         state.version = record.version;
         for (node, seat) in &record.nodes {
-            state.admit(*node, &seat.name, &seat.zone, 0, Roles::ALL);
+            state.admit(*node, &seat.name, &seat.zone, seat.disk, Roles::ALL);
         }
         for (slot, replicas) in state.slots.iter_mut().zip(&record.slots) {
             slot.replicas = replicas.clone();
@@ -242,7 +242,14 @@ impl State {
     /// What is published.
     pub(super) fn record(&self) -> RegionPlacement {
         let seat = |(node, seat): (&NodeId, &Seat)| {
-            (*node, placement::Seat { name: seat.name.clone(), zone: seat.zone.clone() })
+            (
+                *node,
+                placement::Seat {
+                    name: seat.name.clone(),
+                    zone: seat.zone.clone(),
+                    disk: seat.disk,
+                },
+            )
         };
         let mut record = RegionPlacement {
             region: self.region.clone(),

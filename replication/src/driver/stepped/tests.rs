@@ -113,6 +113,7 @@ fn open(memory: Memory, origin: Origin, now: Millis) -> World {
         version: "0".into(),
         origin,
         seeds: 0,
+        council: false,
     };
     let (transport, observer) = (notes.clone(), notes.clone());
     let parts =
