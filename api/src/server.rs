@@ -69,6 +69,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let _discovery = start::discover(&config, node_id, core.clone())?;
     let forming = unformed
         .then(|| tokio::spawn(cluster::await_formed(formation, config.node.region.clone())));
+    // Whoever asks at once is told what this node holds, not that nothing is known yet.
+    node.opened().await;
     tracing::info!(
         name = config.node.name, region = config.node.region, node = %node_id,
         http = %config.http.listen, quic = %config.replication.listen, "serving"

@@ -337,6 +337,11 @@ impl Node {
         self.0.journal.drained().await;
     }
 
+    /// Waits for the core's first word.
+    pub async fn opened(&self) {
+        let _ = self.0.journal.started().await;
+    }
+
     /// Waits until the cluster has given this start up: the node must start again.
     pub async fn ended(&self) {
         self.0.journal.ended().await;

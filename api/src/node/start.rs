@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use atoll_replication::core::{Bounds, Identity};
 use atoll_replication::driver::{self, Clock, Parts, Replica, Stepped};
 use atoll_replication::transport::{Arrival, NodeId, Transport};
+use atoll_sharding::raft::starts::disk_of;
 use atoll_store::backend::sled::Sled;
 use atoll_store::backend::{Backend, BackendError};
 use atoll_store::dot::Origin;
@@ -145,6 +146,7 @@ impl Around {
                 origin,
                 seeds: settings.seeds,
                 council: settings.council,
+                disk: disk_of(&*backend).map_err(StoreError::from)?,
             },
             engine,
             reader: reader.clone(),

@@ -66,6 +66,7 @@ impl Node {
             origin: Origin(origin),
             seeds: peers.len(),
             council: false,
+            disk: None,
         };
         let replica = Replica::start(identity, now)?;
         let (pending, reads) = (BTreeMap::new(), BTreeMap::new());

@@ -78,6 +78,8 @@ pub struct Identity {
     pub seeds: usize,
     /// Its region has a council: it serves nothing but what that has recorded for its disk.
     pub council: bool,
+    /// Its disk, as the council knew it at its last start.
+    pub disk: Option<u64>,
 }
 
 /// Names a request until it is answered; the driver's choice.
@@ -228,7 +230,7 @@ impl Core {
             hlc,
             facts,
             peers: BTreeMap::new(),
-            placed: Placed::since(placement.region(&me.region)),
+            placed: Placed::new(me.disk, placement.region(&me.region)),
             placement,
             waiting: BTreeMap::new(),
             waiting_bytes: 0,

@@ -64,10 +64,10 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// For a start that finds this record of its region on its disk.
-    pub(super) fn since(own: Option<&RegionPlacement>) -> Placed {
+    /// For a start on this disk that finds this record of its region on it.
+    pub(super) fn new(disk: Option<u64>, own: Option<&RegionPlacement>) -> Placed {
         let receiving_since = own.map_or(Version::default(), |record| record.version);
-        Placed { receiving_since, ..Placed::default() }
+        Placed { receiving_since, disk, ..Placed::default() }
     }
 
     /// Where a shard's operations go, if that was looked up.

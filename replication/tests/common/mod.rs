@@ -72,6 +72,7 @@ pub fn identity(number: u8, region: &str, origin: u64) -> Identity {
         origin: Origin(origin),
         seeds: 0,
         council: false,
+        disk: None,
     }
 }
 

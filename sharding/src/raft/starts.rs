@@ -96,6 +96,21 @@ fn put(key: &[u8], value: &impl Serialize, writes: &mut Vec<Write>) {
     record::encode(RecordKind::Raft, key, &body, writes, 0);
 }
 
+impl Disk {
+    fn read(backend: &dyn Backend) -> Result<Option<Disk>, RecordError> {
+        match record::read(backend, OWN_KEY, RecordKind::Raft) {
+            Ok(found) => Ok(found.and_then(|(body, _)| postcard::from_bytes(&body).ok())),
+            Err(RecordError::Damaged(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The id that a disk had at its last start; none if it is an empty one.
+pub fn disk_of(backend: &dyn Backend) -> Result<Option<u64>, RecordError> {
+    Ok(Disk::read(backend)?.map(|disk| disk.id))
+}
+
 impl Starts {
     /// Starts this disk, or a new one, with `chance` drawn for this start. A damaged record of
     /// its own makes it a new disk; a damaged memory of another is forgotten.
@@ -104,11 +119,7 @@ impl Starts {
         chance: u64,
         writes: &mut Vec<Write>,
     ) -> Result<Starts, RecordError> {
-        let own = match record::read(backend, OWN_KEY, RecordKind::Raft) {
-            Ok(found) => found.and_then(|(body, _)| postcard::from_bytes::<Disk>(&body).ok()),
-            Err(RecordError::Damaged(_)) => None,
-            Err(error) => return Err(error),
-        };
+        let own = Disk::read(backend)?;
         let new = Disk { id: draw(b"disk", &[chance, 0]).max(1), starts: Vec::new() };
         let mut starts = Starts {
             own: own.unwrap_or(new),

@@ -114,6 +114,7 @@ fn open(memory: Memory, origin: Origin, now: Millis) -> World {
         origin,
         seeds: 0,
         council: false,
+        disk: None,
     };
     let (transport, observer) = (notes.clone(), notes.clone());
     let parts =
