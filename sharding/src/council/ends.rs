@@ -137,3 +137,79 @@ impl Ends {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const X: Origin = Origin(7);
+
+    fn ended() -> Step {
+        Step::Ended(["eu".to_owned()].into())
+    }
+
+    fn agreed(changes: u64) -> Step {
+        Step::Agreed { changes, finals: [(0, 0), (1, 3)].into() }
+    }
+
+    /// Takes a step after four changes of sets; answers whether that did anything.
+    fn take(ends: &mut Ends, origin: Origin, step: Step) -> bool {
+        let before = ends.clone();
+        ends.take(origin, step, 4);
+        *ends != before
+    }
+
+    #[test]
+    fn r9_an_origin_goes_through_its_steps_in_their_order() {
+        let mut ends = Ends::default();
+        let reached = |changes| Step::Reached { changes, at: Hlc(5) };
+        assert!(!take(&mut ends, X, Step::Ended(BTreeSet::new())), "of no region");
+        assert!(take(&mut ends, X, ended()) && !take(&mut ends, X, ended()));
+        assert!(!take(&mut ends, X, reached(4)), "not agreed on");
+        assert!(!take(&mut ends, X, agreed(3)), "by other sets");
+        assert!(take(&mut ends, X, agreed(4)) && !take(&mut ends, X, agreed(4)));
+        assert_eq!(ends.ends[&X].finals, [(1, 3)].into(), "those above 0");
+        assert!(!take(&mut ends, X, reached(3)), "by other sets");
+        assert!(take(&mut ends, X, reached(4)) && !take(&mut ends, X, reached(4)));
+        assert!(take(&mut ends, X, Step::Retired) && !take(&mut ends, X, Step::Retired));
+        assert!(ends.ended.is_empty() && ends.ends.is_empty());
+        assert!(!take(&mut ends, X, ended()) && !take(&mut ends, X, agreed(4)), "for good");
+    }
+
+    #[test]
+    fn everything_is_bounded() {
+        let mut ends = Ends::default();
+        for number in 0..1_000 {
+            take(&mut ends, Origin(number), ended());
+            take(&mut ends, Origin(number), agreed(4));
+            ends.see_off(NodeId([(number % 250) as u8; 16]));
+        }
+        assert_eq!((ends.ended.len(), ends.ends.len()), (ENDED_MAX, ENDS_MAX));
+        assert_eq!(ends.gone.len(), 250, "each once");
+        for number in 0..1_000 {
+            take(&mut ends, Origin(number), Step::Retired);
+            take(&mut ends, Origin(number), agreed(4));
+            take(&mut ends, Origin(number), Step::Retired);
+        }
+        assert_eq!(ends.retired.len(), RETIRED_KEPT);
+        assert!(ends.is_retired(Origin(999)) && !ends.is_retired(Origin(0)));
+    }
+
+    #[test]
+    fn the_oldest_that_is_gone_is_forgotten_and_who_returns_is_not_gone() {
+        let mut ends = Ends::default();
+        let node = |number: usize| NodeId((number as u128).to_be_bytes());
+        (0..GONE_KEPT + 2).for_each(|number| ends.see_off(node(number)));
+        ends.see_off(node(2));
+        ends.see_off(node(1_000));
+        ends.welcome(node(4));
+        let kept: Vec<NodeId> = ends.gone.iter().copied().take(1).collect();
+        assert_eq!((kept, ends.gone.len()), (vec![node(5)], GONE_KEPT - 1));
+        assert!(ends.gone.contains(&node(2)), "gone again, and later");
+        let mut record = RegionPlacement::default();
+        ends.publish(&mut record);
+        assert_eq!(record.gone.len(), GONE_KEPT - 1);
+        assert!(record.gone.contains(&node(2)) && !record.gone.contains(&node(4)));
+    }
+}

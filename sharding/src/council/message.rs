@@ -107,6 +107,8 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use atoll_store::dot::Origin;
+
     use super::*;
 
     proptest! {
@@ -123,6 +125,8 @@ mod tests {
         let identity = Identity { council: 1, epoch: 2, group: 3 };
         let node = NodeId([7; 16]);
         let report = Report::CaughtUp { node, slot: 3, epoch: 9 };
+        let ending = Ending::Retired { origin: Origin(4) };
+        let asked = Report::Ending { node, start: 1, serial: 2, ending };
         let hello = Hello { disk: 1, starts: vec![2, 3], promised: [(4, (5, 6))].into() };
         let roll = Roll { index: 1, config: Config::default(), peers: [(1, node)].into() };
         let messages = [
@@ -131,6 +135,7 @@ mod tests {
             Message::Who,
             Message::Notice { leader: node, voters: vec![node] },
             Message::Report { report, forwarded: true },
+            Message::Report { report: asked, forwarded: false },
             Message::Refused,
         ];
         for message in messages {

@@ -469,6 +469,10 @@ mod tests {
             apply(&mut state, Command::CaughtUp { node: B, slot, epoch: 2 });
         }
         assert!(!state.seats.contains_key(&A), "it holds nothing any more");
+        assert_eq!(state.record().gone, [A].into(), "what it wrote last ends");
+        let (name, zone, roles) = ("a".to_owned(), "z".to_owned(), Roles::ALL);
+        apply(&mut state, Command::Admit { node: A, name, zone, disk: 1, roles });
+        assert_eq!(state.record().gone, [].into());
     }
 
     #[test]
@@ -500,12 +504,22 @@ mod tests {
         apply(&mut state, Command::Leave { node: A, start: 5 });
         assert!(apply(&mut state, Command::Release { node: A }));
         assert!(state.has_left(A, 5) && !state.has_left(A, 6));
+        assert_eq!(state.record().gone, [A, C].into());
         assert!(state.slots.iter().all(|slot| slot.replicas.current == [B].into()));
     }
 
     #[test]
     fn what_no_command_is_does_nothing_and_a_state_reads_as_written() {
         let mut state = state();
+        apply(&mut state, Command::Evict { node: C });
+        let changes = state.changes();
+        let steps = [
+            Step::Ended(["eu".to_owned()].into()),
+            Step::Agreed { changes, finals: [(1, 3)].into() },
+        ];
+        for step in steps {
+            assert!(apply(&mut state, Command::End { origin: Origin(7), step }), "published");
+        }
         let before = state.clone();
         state.apply(b"\xff\xff\xff\xff");
         state.apply(b"");
@@ -513,6 +527,7 @@ mod tests {
         assert_eq!(State::decode(&state.encode()), Some(before.clone()));
         assert_eq!(State::decode(&state.encode()[1..]), None);
         let record = state.record();
+        assert_eq!((record.gone.len(), record.ended.len(), record.ends.len()), (1, 1, 1));
         assert_eq!(State::from_record(&record).record(), record);
     }
 }

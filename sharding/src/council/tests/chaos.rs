@@ -36,6 +36,7 @@ fn heal(world: &mut World) {
     }
     assert!(world.newest().version >= before, "what was published is not taken back");
     world.check_rest();
+    world.check_retired();
 }
 
 fn fault(world: &mut World) {
@@ -57,19 +58,26 @@ fn fault(world: &mut World) {
         10 => world.loss = world.random.below(20),
         _ => world.rename(place),
     }
+    for _ in 0..world.random.below(3) {
+        world.end_origin();
+    }
     let time = 200 + 20 * world.random.below(150);
     world.run(time);
 }
 
 #[test]
-fn r12_what_is_recorded_survives_crashes_cuts_and_loss() {
+fn r12_r9_what_is_recorded_survives_crashes_cuts_and_loss() {
+    let (mut retired, mut compared) = (0, 0);
     for seed in 0..100 {
         let mut world = region(seed);
         for _ in 0..12 {
             fault(&mut world);
         }
         heal(&mut world);
+        retired += world.over();
+        compared += world.origins.compared;
     }
+    assert!(retired > 800 && compared > 10_000, "{retired} origins retired, {compared} compared");
 }
 
 /// A node loses power, and comes back with an older copy of its disk, while the others are

@@ -1,6 +1,7 @@
 //! Councils of whole regions, in one thread under seeds.
 
 mod chaos;
+mod origins;
 mod world;
 
 use super::*;
@@ -301,6 +302,51 @@ fn a_lost_majority_is_re_formed_and_the_lost_join_it_as_new() {
         world.check_rest();
         assert_eq!(world.voters().len(), 3);
     }
+}
+
+#[test]
+fn r9_many_origins_that_end_and_moves_do_not_wait_for_each_other() {
+    let mut world = World::formed(36, 3, 32);
+    world.limits.moves = 1;
+    (0..3).for_each(|place| {
+        world.crash(place);
+        world.start(place);
+    });
+    world.settle();
+    world.moved.clear();
+    (0..150).for_each(|_| world.end_origin());
+    world.add(2, 3);
+    let mut together = 0;
+    while !(world.ends_rest() && world.over() == 150) {
+        let before = (world.over(), world.moved.len());
+        world.run(2_000);
+        together += usize::from(world.over() > before.0 && world.moved.len() > before.1);
+        assert!(world.now < 300_000, "{} of 150 are retired", world.over());
+    }
+    assert!(together >= 5, "both went on in {together} spans");
+    world.settle();
+    world.check_rest();
+    world.check_retired();
+}
+
+#[test]
+fn r9_a_council_that_is_re_formed_goes_on_with_origins_that_end() {
+    let mut world = World::formed(37, 3, 8);
+    world.crash(0);
+    (0..5).for_each(|_| world.end_origin());
+    world.run(5_000);
+    let before = world.newest().clone();
+    assert_eq!((before.ended.len(), before.ends.len()), (5, 0), "one replica has not told");
+    world.crash(1);
+    let chance = world.random.next();
+    world.places[2].council.as_mut().unwrap().recover(chance).unwrap();
+    world.step(2, Event::Tick);
+    assert_eq!(world.newest().ended, before.ended);
+    world.start(0);
+    world.start(1);
+    world.settle();
+    assert_eq!(world.over(), 5);
+    world.check_retired();
 }
 
 #[test]

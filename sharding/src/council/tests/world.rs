@@ -2,7 +2,8 @@
 //! and delays, a membership that sees who is reachable, and the judge of what councils publish.
 //!
 //! What is judged, always: one leader a term; records of one version are equal everywhere; nobody
-//! is current who has not caught up; no live replica goes without a newcomer (R12).
+//! is current who has not caught up; no live replica goes without a newcomer (R12). `origins` judges
+//! how origins end (R9).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use atoll_store::backend::Backend;
 use atoll_store::backend::memory::{Memory, Snapshot};
 use atoll_store::dot::Millis;
 
+use super::origins::Origins;
 use crate::council::{
     Council, Effects, Event, Identity, Limits, Liveness, Member, Options, Roles, Settings,
 };
@@ -58,7 +60,7 @@ pub(super) struct Place {
     leaving: bool,
     published: Version,
     /// What it was told and published last.
-    record: Option<Arc<RegionPlacement>>,
+    pub(super) record: Option<Arc<RegionPlacement>>,
     /// Slots and epochs that it reported.
     reported: BTreeSet<(u16, u64)>,
     members: Vec<Member>,
@@ -84,6 +86,7 @@ pub(super) struct World {
     /// Most replicas that were on their way at a time.
     pub(super) most_moving: usize,
     pub(super) moved: BTreeSet<(u16, NodeId)>,
+    pub(super) origins: Origins,
 }
 
 pub(super) fn id(place: usize) -> NodeId {
@@ -110,6 +113,7 @@ impl World {
             may_shrink: false,
             most_moving: 0,
             moved: BTreeSet::new(),
+            origins: Origins::default(),
         }
     }
 
@@ -264,6 +268,10 @@ impl World {
         at.published = record.version;
         let record = Arc::new(record);
         at.record = Some(record.clone());
+        if let Some((_, last)) = self.records.last_key_value().filter(|(v, _)| **v < record.version)
+        {
+            self.origins.judge(last, &record);
+        }
         let known = self.records.entry(record.version).or_insert_with(|| record.clone());
         assert_eq!(*known, record, "two records of one version");
         if let Some((_, before)) = self.records.range(..record.version).next_back() {
@@ -306,6 +314,7 @@ impl World {
                 self.observe();
                 self.gossip();
                 self.replicate();
+                self.play_endings();
             }
             for place in self.up() {
                 if self.council(place).deadline(self.now) <= self.now {
@@ -324,7 +333,7 @@ impl World {
         }
     }
 
-    fn reaches(&self, from: usize, to: usize) -> bool {
+    pub(super) fn reaches(&self, from: usize, to: usize) -> bool {
         self.is_up(from) && self.is_up(to) && !self.cut.contains(&(from, to))
     }
 
@@ -413,6 +422,7 @@ impl World {
             self.run(1_000);
             let version = self.newest().version;
             let rest = self.leader().is_some()
+                && self.ends_rest()
                 && self.newest().slots.iter().all(|slot| slot.next.is_none())
                 && self.up().iter().all(|place| self.knows(*place, version));
             quiet = match rest && version == quiet.1 {
