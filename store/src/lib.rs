@@ -14,6 +14,7 @@ pub mod log;
 mod maintain;
 pub mod mutant;
 pub mod name;
+mod notes;
 pub mod operation;
 pub mod reader;
 pub mod record;
