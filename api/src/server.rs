@@ -84,20 +84,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let router = http::router(node.clone(), options);
     let peers = serve_peers(requested, router.clone(), limits.clone(), node.clone());
     let peers = tokio::spawn(peers);
-    let draining = node.clone();
     let mut ended = false;
     let stop = async {
-        ended = tokio::select! {
-            () = shutdown => false,
-            () = draining.ended() => true,
-        };
-        tracing::info!("draining");
+        ended = until_stopped(shutdown, &config, &node).await;
         forming.iter().for_each(tokio::task::JoinHandle::abort);
-        if config.cluster.leave_on_stop && !ended {
-            draining.retire();
-            cluster::leave(&draining, Duration::from_secs(config.cluster.drain_s)).await;
-        }
-        draining.drain();
+        node.drain();
     };
     http::serve_with(listener, router, &limits, stop).await.context("http")?;
     peers.await.context("requests of other nodes")?;
@@ -110,6 +101,21 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     );
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Waits until the node is to stop, and hands over what it holds if it leaves for good. Whether
+/// the cluster has given this start up.
+async fn until_stopped(shutdown: impl Future<Output = ()>, config: &Config, node: &Node) -> bool {
+    let ended = tokio::select! {
+        () = shutdown => false,
+        () = node.ended() => true,
+    };
+    tracing::info!("draining");
+    if config.cluster.leave_on_stop && !ended {
+        node.retire();
+        cluster::leave(node, Duration::from_secs(config.cluster.drain_s)).await;
+    }
+    ended
 }
 
 /// Serves what other nodes pass on, until the node drains.
