@@ -177,7 +177,7 @@ impl Core {
             }
             let wanted = self.engine.operations(shard, origin, last + 1, usize::MAX);
             let Ok(operations) = wanted else {
-                tracing::error!(%shard, %origin, "what only this copy knew is no longer in its log");
+                tracing::error!(%shard, %origin, "what only this copy knew is not in its log");
                 continue;
             };
             for bytes in operations {

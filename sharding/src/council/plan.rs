@@ -11,7 +11,7 @@
 //! 3. No set gets smaller but for a node that leaves or is given up, and then only where another
 //!    current replica is alive.
 //!
-//! Left out: origins that ended, which are in `endings`; loads of nodes other than numbers of replicas.
+//! Left out: origins that ended (`endings`), and loads of nodes other than numbers of replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
 
