@@ -306,7 +306,7 @@ fn a_lost_majority_is_re_formed_and_the_lost_join_it_as_new() {
 
 #[test]
 fn r9_many_origins_that_end_and_moves_do_not_wait_for_each_other() {
-    let mut world = World::formed(36, 3, 32);
+    let mut world = World::formed(36, 3, 16);
     world.limits.moves = 1;
     (0..3).for_each(|place| {
         world.crash(place);
@@ -314,14 +314,14 @@ fn r9_many_origins_that_end_and_moves_do_not_wait_for_each_other() {
     });
     world.settle();
     world.moved.clear();
-    (0..150).for_each(|_| world.end_origin());
+    (0..100).for_each(|_| world.end_origin());
     world.add(2, 3);
     let mut together = 0;
-    while !(world.ends_rest() && world.over() == 150) {
+    while !(world.ends_rest() && world.over() == 100) {
         let before = (world.over(), world.moved.len());
         world.run(2_000);
         together += usize::from(world.over() > before.0 && world.moved.len() > before.1);
-        assert!(world.now < 300_000, "{} of 150 are retired", world.over());
+        assert!(world.now < 300_000, "{} of 100 are retired", world.over());
     }
     assert!(together >= 5, "both went on in {together} spans");
     world.settle();
