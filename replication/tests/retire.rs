@@ -202,6 +202,24 @@ fn r9_of_an_origin_that_ended_nothing_more_is_taken() {
 }
 
 #[test]
+fn r9_replicas_fill_each_others_gaps_while_an_end_waits_for_a_dead_one() {
+    let mut group = away();
+    // A third replica of the region is dead, another region is cut off: nobody can say yet how far
+    // 2's earlier start came. It comes back with what 1 lacks.
+    group.place("r1", 60, &[1, 2, 9]);
+    group.disconnect(1, 3);
+    group.start(2, "r1", 12);
+    group.wait(15_000);
+    let record = Box::new(group.councils["r1"].record.clone());
+    assert!(record.ended.contains_key(&Origin(2)), "it has ended");
+    group.run(1, vec![Event::Placed(record)]);
+    group.connect(1, 2);
+    group.wait(10_000);
+    assert_eq!(view(&mut group, 1, &counter()), Some(View::Counter(11)));
+    assert!(!group.nodes[&1].core.engine().is_retired(Origin(2)));
+}
+
+#[test]
 fn r9_a_region_has_all_only_when_every_region_has_told_what_it_has() {
     let mut group = three();
     group.disconnect(1, 2);

@@ -9,8 +9,10 @@
 //! all regions without being connected to all nodes, and any node can take the last step.
 //!
 //! Invariants:
-//! 1. Of an origin that is recorded as ended, nothing is taken beyond the highest sequence that
-//!    any region has recorded for it; what this node tells it has is durable, after that.
+//! 1. Of an origin that is recorded as ended, nothing is taken of a node that is not recorded
+//!    beyond the highest sequence that any region has recorded. Recorded ones may fill each
+//!    other's gaps: what they have together does not change by that. What this node tells it has
+//!    is durable.
 //! 2. An origin is retired when every region that must agree has recorded that all its replicas
 //!    have all of it.
 //! 3. A start that finds itself ended writes nothing any more: its node starts again.
@@ -28,6 +30,7 @@ use atoll_store::shard::ShardId;
 use super::Core;
 use super::roll::Limits;
 use crate::placement::{End, Ending};
+use crate::transport::NodeId;
 
 /// How long after its start a node says that its earlier ones ended. Default 10 s: what they wrote
 /// last is on its way to the peers until then.
@@ -78,11 +81,16 @@ impl Core {
         finals
     }
 
-    /// Whether an operation may be taken: its origin goes on, or had not ended before it.
-    pub(super) fn may_take(&self, shard: ShardId, dot: Dot) -> bool {
+    /// Whether an operation may be taken of a peer: its origin goes on, or some region has
+    /// recorded that it had not ended before it; or the peer is a recorded replica, whose word
+    /// counts for the end.
+    pub(super) fn may_take(&self, peer: NodeId, shard: ShardId, dot: Dot) -> bool {
         let Some(limits) = self.ends.limits.get(&dot.origin) else { return true };
         let here = self.engine.sequence(shard, dot.origin);
+        let region = self.peers.get(&peer).map_or("", |peer| peer.region());
+        let recorded = self.placement.replicas(region, shard.slot);
         dot.sequence <= limits.get(&shard.slot).copied().unwrap_or(0).max(here)
+            || recorded.is_some_and(|set| set.receives(peer))
     }
 
     /// Whether the cluster has ended this start.

@@ -81,10 +81,18 @@ impl Core {
 
     /// A chunk of a whole copy's state that says nothing beyond the ends of origins. Any other
     /// ends its transfer.
-    pub(super) fn adopt_chunk(&mut self, shard: ShardId, roll: u64, chunk: Chunk) -> Option<Chunk> {
+    pub(super) fn adopt_chunk(
+        &mut self,
+        peer: NodeId,
+        shard: ShardId,
+        roll: u64,
+        chunk: Chunk,
+    ) -> Option<Chunk> {
         let Chunk { vector, after, until, states, stamp } = chunk;
         let within = |vector: &VersionVector| {
-            vector.iter().all(|(origin, sequence)| self.may_take(shard, Dot { origin, sequence }))
+            vector
+                .iter()
+                .all(|(origin, sequence)| self.may_take(peer, shard, Dot { origin, sequence }))
         };
         let vector = self.adopt_whole(roll, vector).filter(within);
         let states: Vec<State> = states.into_iter().map(|state| self.adopt_state(state)).collect();

@@ -88,7 +88,7 @@ impl Core {
                 self.send_chunk(peer, shard, transfer, number);
             }
             Message::StateChunk { shard, transfer, number, roll, chunk } => {
-                if let Some(chunk) = self.adopt_chunk(shard, roll, *chunk) {
+                if let Some(chunk) = self.adopt_chunk(peer, shard, roll, *chunk) {
                     self.chunk(peer, shard, transfer, number, chunk);
                 }
             }
@@ -182,7 +182,7 @@ impl Core {
         bytes: Bytes,
     ) {
         let origin = operation.dot.origin;
-        if !self.may_take(shard, operation.dot) {
+        if !self.may_take(peer, shard, operation.dot) {
             return;
         }
         match self.engine.readiness(shard, &operation) {

@@ -86,7 +86,7 @@ impl Group {
     pub fn place(&mut self, region: &str, number: u64, nodes: &[u8]) {
         let record = record(region, number, nodes, None);
         self.councils.insert(region.to_owned(), Council::new(record.clone()));
-        for node in nodes {
+        for node in nodes.iter().filter(|node| self.nodes.contains_key(node)).collect::<Vec<_>>() {
             self.run(*node, vec![Event::Placed(Box::new(record.clone()))]);
         }
     }

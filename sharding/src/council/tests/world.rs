@@ -2,8 +2,8 @@
 //! and delays, a membership that sees who is reachable, and the judge of what councils publish.
 //!
 //! What is judged, always: one leader a term; records of one version are equal everywhere; nobody
-//! is current who has not caught up; no live replica goes without a newcomer (R12). `origins` judges
-//! how origins end (R9).
+//! is current who has not caught up; no live replica goes without a newcomer (R12). `origins`
+//! judges how origins end (R9).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
