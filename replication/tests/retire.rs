@@ -118,6 +118,36 @@ fn r9_an_origin_that_ended_leaves_once_every_region_has_all_of_it() {
     assert_eq!(view(&mut group, 1, &counter()), Some(View::Counter(7)));
 }
 
+/// The clock that has settled at a node, and how many of its roll.
+fn settled(group: &Group, number: u8) -> (u64, u32) {
+    let settled = group.nodes[&number].core.engine().settled();
+    (settled.clock.millis(), settled.known)
+}
+
+#[test]
+fn r9_a_clock_settles_once_every_node_has_applied_all_that_was_stamped_by_then() {
+    let mut group = three();
+    for number in 1..=3 {
+        write(&mut group, number, &set(), add("x"));
+    }
+    group.settle();
+    let now = group.now;
+    assert!((1..=3).all(|number| settled(&group, number).0 > now - 20_000), "all is quiet");
+    // What one cut off does nobody knows, and nobody goes on.
+    group.disconnect(1, 3);
+    group.disconnect(2, 3);
+    group.settle();
+    assert!((1..=3).all(|number| settled(&group, number).0 == 0), "a node is away");
+    group.connect(1, 3);
+    group.connect(2, 3);
+    group.settle();
+    assert!((1..=3).all(|number| settled(&group, number).0 > 0));
+    // One that is recorded and was never met may have stamped anything.
+    group.place("r2", 2, &[2, 9]);
+    group.settle();
+    assert!((1..=3).all(|number| settled(&group, number).0 == 0), "a node is not known");
+}
+
 #[test]
 fn r9_nothing_is_retired_while_a_region_may_lack_some_of_it() {
     let mut group = three();

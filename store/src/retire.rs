@@ -120,10 +120,14 @@ impl Engine {
         Some(finals.get(&slot).copied().unwrap_or(0))
     }
 
-    /// Notes what has settled. Only rises.
+    /// Notes what has settled, as far as is known now: less than before if nodes have come.
     pub fn settle(&mut self, settled: Settled) {
-        self.settled.clock = self.settled.clock.max(settled.clock);
-        self.settled.known = self.settled.known.max(settled.known);
+        self.settled = settled;
+    }
+
+    /// What has settled.
+    pub fn settled(&self) -> Settled {
+        self.settled
     }
 
     /// Takes in a vector of a peer with the same roll. One that does not cover all of it covers

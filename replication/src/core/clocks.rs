@@ -17,6 +17,7 @@ use atoll_store::shard::ShardId;
 
 use super::Core;
 use super::peer::{Closing, Peer};
+use crate::placement::Version;
 use crate::transport::NodeId;
 
 /// How far ahead of its peers a clock may run. Default 500 ms: well above what NTP leaves.
@@ -30,6 +31,7 @@ impl Peer {
             let given_up = self.issued.iter().map(|(id, sequence)| (*id, *sequence));
             let sequences = held.filter(|(_, sequence)| *sequence > 0).chain(given_up);
             let sequences = sequences.collect();
+            let applied = if self.knows_records { applied } else { Hlc::default() };
             self.closed = Some(Closing { clock, applied, sequences });
         }
     }
@@ -52,32 +54,78 @@ impl Core {
         (median > SKEW_MS).then_some(Refusal::ClockSkew { ahead_ms: median.unsigned_abs() })
     }
 
-    /// Retries are forgotten 24 h behind the clocks that all peers, connected, have closed here.
-    fn close_retries(&mut self) {
-        let whole = self.peers.values().all(|peer| {
-            let caught_up = |(shard, vector): (&ShardId, &VersionVector)| {
-                !self.is_received(*shard)
-                    || vector.iter().all(|(o, seq)| self.engine.sequence(*shard, o) >= seq)
-            };
-            peer.connected && peer.compared && peer.vectors.iter().all(caught_up)
-        });
-        // Of a recorded replica that was never met nothing is known.
-        let recorded = self.placement.regions().flat_map(|record| record.nodes.keys());
+    /// Peers whose operations and clocks count: recorded nodes, and in a region without a record
+    /// every node that was heard of. What others wrote ends with them (R9).
+    fn counted(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
+        let counts = |node: &NodeId, peer: &Peer| {
+            self.placement
+                .region(peer.region())
+                .is_none_or(|record| record.nodes.contains_key(node))
+        };
+        self.peers.iter().filter(move |(node, peer)| counts(node, peer))
+    }
+
+    /// The clock up to which everything that any node stamped is here; none while a node that
+    /// counts is away, or was never met.
+    fn lowest(&self) -> Option<Hlc> {
+        let caught_up = |(shard, vector): (&ShardId, &VersionVector)| {
+            !self.is_received(*shard)
+                || vector.iter().all(|(o, seq)| self.engine.sequence(*shard, o) >= seq)
+        };
+        let whole =
+            |peer: &Peer| peer.connected && peer.compared && peer.vectors.iter().all(caught_up);
+        let mut recorded = self.placement.regions().flat_map(|record| record.nodes.keys());
         let met = |node: &NodeId| *node == self.me.node || self.peers.contains_key(node);
-        if !whole || !recorded.into_iter().all(met) || self.peers.len() < self.me.seeds.min(1) {
-            return;
+        let all = recorded.all(met) && self.counted().all(|(_, peer)| whole(peer));
+        if !all || self.peers.len() < self.me.seeds.min(1) {
+            return None;
         }
-        let origins = self.peers.values().map(|peer| Some(peer.hello.as_ref()?.origin));
+        let origins = self.counted().map(|(_, peer)| Some(peer.hello.as_ref()?.origin));
         let closed = origins.map(|o| self.closed.get(&o?).copied());
-        let lowest = closed.chain([Some(self.hlc)]).map(Option::unwrap_or_default).min();
-        self.lowest = self.lowest.max(lowest.unwrap_or_default());
+        closed.chain([Some(self.hlc)]).map(Option::unwrap_or_default).min()
+    }
+
+    /// What every node has applied, and what is in every node's roll, has settled: as far as the
+    /// records known now tell of all nodes. One that comes later may have stamped below that.
+    /// Retries are forgotten 24 h behind what is here of all.
+    fn settle(&mut self) {
+        self.lowest = self.lowest().unwrap_or_default();
         let millis = self.lowest.millis().saturating_sub(RETRY_WINDOW_MS);
         self.engine.close_retries(Hlc::at(millis));
-        // What every node has applied, and what is in every node's roll, has settled.
-        let applied = self.peers.values().map(|peer| peer.applied).chain([self.lowest]).min();
-        if self.peers.values().all(|peer| peer.same_roll) {
-            let (known, _) = self.engine.roll();
-            self.engine.settle(Settled { clock: applied.unwrap_or_default(), known });
+        let applied = self.counted().map(|(_, peer)| peer.applied).chain([self.lowest]).min();
+        let clock = applied.unwrap_or_default();
+        let same = self.counted().all(|(_, peer)| peer.same_roll);
+        let known = if same { self.engine.roll().0 } else { 0 };
+        self.engine.settle(Settled { clock, known });
+    }
+
+    /// The clock goes on while nothing is written: what will be stamped is later. Not that of a
+    /// clock that runs ahead: it will be set right.
+    pub(super) fn advance_clock(&mut self, now: Millis) {
+        if self.clock_skew().is_none() {
+            self.hlc = self.hlc.max(Hlc::at(now));
+        }
+    }
+
+    /// A peer told which records it knows. What it has applied counts only if it knows of all the
+    /// nodes that are known here.
+    pub(super) fn knows_records(&mut self, peer: NodeId, theirs: &BTreeMap<String, Version>) {
+        let mut known = self.placement.regions();
+        let all = known.all(|record| {
+            theirs.get(&record.region).is_some_and(|version| *version >= record.version)
+        });
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.knows_records = all;
+        }
+    }
+
+    /// A record was taken: until peers know it too, nothing that they have applied counts.
+    pub(super) fn unsettle(&mut self) {
+        for peer in self.peers.values_mut() {
+            (peer.knows_records, peer.applied) = (false, Hlc::default());
+            if let Some(closing) = &mut peer.closed {
+                closing.applied = Hlc::default();
+            }
         }
     }
 
@@ -88,12 +136,14 @@ impl Core {
         closed
     }
 
-    /// Keeps the closed clocks for the next start. What the log holds does not tell them: of two
-    /// operations of an origin the later may have come first, in another shard.
+    /// Keeps the closed clocks for the next start, if anything was written since. What the log
+    /// holds does not tell them: of two operations of an origin the later may have come first, in
+    /// another shard.
     pub(super) fn keep_closed(&mut self) {
-        let closed = self.closed_clocks();
-        if *self.engine.closed() != closed {
-            self.engine.put_closed(closed);
+        let end = self.engine.journal_end();
+        if self.kept_closed != end {
+            self.kept_closed = end;
+            self.engine.put_closed(self.closed_clocks());
         }
     }
 
@@ -111,10 +161,10 @@ impl Core {
             if due.all(|(shard, seq)| engine.sequence(*shard, origin) >= *seq) {
                 let closed = self.closed.entry(origin).or_default();
                 *closed = (*closed).max(*clock);
-                peer.applied = peer.applied.max(*applied);
+                peer.applied = *applied;
                 peer.closed = None;
             }
         }
-        self.close_retries();
+        self.settle();
     }
 }

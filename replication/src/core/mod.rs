@@ -183,6 +183,8 @@ pub struct Core {
     closed: BTreeMap<Origin, Hlc>,
     /// Everything that any node stamped up to here is applied here.
     lowest: Hlc,
+    /// Where the journal ended when the closed clocks were last kept.
+    kept_closed: u64,
     ends: Ends,
     /// Applied in this step, to acknowledge: by the peer that sent it.
     seen: BTreeMap<NodeId, BTreeMap<ShardId, BTreeSet<Origin>>>,
@@ -238,6 +240,7 @@ impl Core {
             transfers: 0,
             closed,
             lowest: Hlc::default(),
+            kept_closed: 0,
             ends: Ends::default(),
             seen: BTreeMap::new(),
             push: BTreeMap::new(),
@@ -328,6 +331,7 @@ impl Core {
             Event::Tick => {}
             Event::Stop => {
                 self.engine.checkpoint_all();
+                self.kept_closed = 0;
                 self.keep_closed();
             }
         }

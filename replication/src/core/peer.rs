@@ -47,6 +47,8 @@ pub(super) struct Peer {
     /// Everything that any node stamped up to here it had applied, and what it issued before it
     /// had is here.
     pub(super) applied: Hlc,
+    /// It knows all records that are known here.
+    pub(super) knows_records: bool,
     /// How many of its last words had another roll; and whether the last one had this node's.
     pub(super) apart: u32,
     pub(super) same_roll: bool,
@@ -79,6 +81,7 @@ impl Peer {
         (self.heard_number, self.intact, self.tell_number) = (None, false, 0);
         self.closed = None;
         (self.apart, self.same_roll) = (0, false);
+        (self.applied, self.knows_records) = (Hlc::default(), false);
         self.ahead_ms = None;
     }
 

@@ -96,6 +96,7 @@ impl Core {
             // Clocks that were closed with fewer shards say nothing of the others.
             self.placed.receiving_since = version;
             self.closed.clear();
+            self.kept_closed = 0;
             self.peers.values_mut().for_each(|peer| peer.closed = None);
             self.keep_closed();
         }
@@ -105,6 +106,7 @@ impl Core {
         }
         self.changed = true;
         self.note_endings();
+        self.unsettle();
         let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.tell_records(peer);
@@ -145,6 +147,7 @@ impl Core {
     /// A peer's records: sends it what it lacks.
     pub(super) fn records(&mut self, peer: NodeId, theirs: Vec<(String, Version)>) {
         let theirs: BTreeMap<String, Version> = theirs.into_iter().collect();
+        self.knows_records(peer, &theirs);
         let newer = |known: &&RegionPlacement| {
             theirs.get(&known.region).is_none_or(|version| *version < known.version)
         };

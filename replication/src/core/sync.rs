@@ -25,6 +25,7 @@ impl Core {
         let known = self.peers.entry(peer).or_default();
         known.reset();
         known.connected = true;
+        known.knows_records = self.placement.regions().next().is_none();
         known.heard = self.elapsed;
         self.forget_routes();
         self.introduce(peer);
@@ -313,6 +314,7 @@ impl Core {
             self.next_ping = self.elapsed + PING_MS;
         }
         self.give_up_transfers();
+        self.advance_clock(now);
         let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
             if ping {
