@@ -31,6 +31,15 @@ const GATHERED_MAX: usize = 2 * ENDS_MAX;
 /// Most steps of one proposal.
 const STEPS_MAX: usize = 64;
 
+/// The slots that something is told of.
+fn slots(ending: &Ending) -> Vec<u16> {
+    match ending {
+        Ending::Holds { slots, .. } => slots.keys().copied().collect(),
+        Ending::Reached { slots, .. } => slots.iter().copied().collect(),
+        Ending::Ended { .. } | Ending::Retired { .. } => Vec::new(),
+    }
+}
+
 /// What this node asks for.
 #[derive(Default)]
 pub(super) struct Asked {
@@ -59,6 +68,10 @@ impl Asked {
             wish.asked = now;
             if wish.ending != ending {
                 self.serial += 1;
+                // A set has changed, and others may wait for this; a later clock can wait.
+                if slots(&wish.ending) != slots(&ending) {
+                    wish.next = 0;
+                }
                 (wish.ending, wish.serial) = (ending, self.serial);
             }
             return;

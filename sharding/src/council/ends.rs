@@ -168,7 +168,9 @@ mod tests {
         assert!(take(&mut ends, X, ended()) && !take(&mut ends, X, ended()));
         assert!(!take(&mut ends, X, reached(4)), "not agreed on");
         assert!(!take(&mut ends, X, agreed(3)), "by other sets");
-        assert!(take(&mut ends, X, agreed(4)) && !take(&mut ends, X, agreed(4)));
+        assert!(take(&mut ends, X, agreed(4)));
+        let finals = [(1, 4)].into();
+        assert!(!take(&mut ends, X, Step::Agreed { changes: 4, finals }), "for good");
         assert_eq!(ends.ends[&X].finals, [(1, 3)].into(), "those above 0");
         assert!(!take(&mut ends, X, reached(3)), "by other sets");
         assert!(take(&mut ends, X, reached(4)) && !take(&mut ends, X, reached(4)));

@@ -255,12 +255,15 @@ fn what_a_node_asks_is_sent_every_second_and_replaced_by_what_is_newer() {
     let mut asked = Asked::default();
     asked.take(0, holds(&[(0, 1)]));
     assert_eq!(due(&mut asked, 0), [(1, holds(&[(0, 1)]))]);
-    asked.take(500, holds(&[(0, 1), (1, 2)]));
-    asked.take(600, holds(&[(0, 1), (1, 2)]));
+    asked.take(500, holds(&[(0, 2)]));
     assert_eq!(due(&mut asked, REPORT_MS - 1), []);
-    assert_eq!(due(&mut asked, REPORT_MS), [(2, holds(&[(0, 1), (1, 2)]))]);
-    assert_eq!(due(&mut asked, LAPSE_MS), [(2, holds(&[(0, 1), (1, 2)]))]);
-    assert_eq!(due(&mut asked, LAPSE_MS + 600), [], "its core asks no more");
+    assert_eq!(due(&mut asked, REPORT_MS), [(2, holds(&[(0, 2)]))]);
+    asked.take(REPORT_MS + 600, holds(&[(0, 2), (1, 2)]));
+    assert_eq!(due(&mut asked, REPORT_MS + 600), [(3, holds(&[(0, 2), (1, 2)]))], "of other slots");
+    asked.take(REPORT_MS + 600, holds(&[(0, 2), (1, 2)]));
+    assert_eq!(due(&mut asked, REPORT_MS + 700), []);
+    assert_eq!(due(&mut asked, LAPSE_MS), [(3, holds(&[(0, 2), (1, 2)]))]);
+    assert_eq!(due(&mut asked, LAPSE_MS + REPORT_MS + 600), [], "its core asks no more");
     assert_eq!(asked.wishes.len(), 0);
 }
 
