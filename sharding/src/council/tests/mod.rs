@@ -341,6 +341,23 @@ fn r9_many_origins_that_end_and_moves_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn r9_late_news_of_a_retired_origin_does_not_begin_it_again() {
+    let mut world = World::formed(38, 5, 1);
+    let needed = |place: &usize| {
+        world.leader() == Some(*place) || world.newest().slots[0].receives(id(*place))
+    };
+    let late = (0..5).find(|place| !needed(place)).unwrap();
+    world.cut = (0..5).flat_map(|other| [(late, other), (other, late)]).collect();
+    world.end_origin();
+    world.run(8_000);
+    assert_eq!(world.over(), 1, "the others need it for nothing");
+    // It has asked for the end of the origin all the while, and is heard now.
+    world.cut.clear();
+    world.settle();
+    world.check_retired();
+}
+
+#[test]
 fn r9_a_council_that_is_re_formed_goes_on_with_origins_that_end() {
     let mut world = World::formed(37, 3, 8);
     world.crash(0);
