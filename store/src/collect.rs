@@ -1,4 +1,4 @@
-//! What retirement and deletes leave behind, folded and collected once it has settled (R4, R9, R10).
+//! What retirement and deletes leave behind: folded and collected once settled (R4, R9, R10).
 //!
 //! ```text
 //! a change ───── folds its entity's epochs of retired origins, collects what closed long ago
@@ -31,6 +31,8 @@ use crate::shard::{Dirty, Hot, ShardId};
 const FEW_EPOCHS: usize = 4;
 /// Listed entities looked at in one call of [`Engine::maintain`].
 const SWEEP_ENTRIES: usize = 256;
+/// What is noted as closed is noted anew when it is more than twice what is, and so many.
+const NOTED_SPARE: usize = 16;
 /// An entity that could not go though its stamp had settled is looked at again that much later.
 const AGAIN_MS: Millis = 60_000;
 
@@ -82,6 +84,9 @@ impl Hot {
         let folded = paths.into_iter().map(|path| ItemKey::Folded(path.clone()));
         let closed = named.chain(folded).filter(|item| self.entity.is_closed(item));
         self.closed.extend(closed.map(|item| (stamp, item)));
+        if self.closed.len() > NOTED_SPARE + 2 * self.entity.weight() {
+            self.watch_closed(stamp);
+        }
         while self.closed.front().is_some_and(|(at, _)| *at <= settled.clock) {
             let item = self.closed.pop_front().map(|(_, item)| item);
             touched.extend(item.filter(|item| self.entity.collect(item)));
@@ -164,8 +169,10 @@ impl Engine {
     pub(crate) fn settle_shards(&mut self) {
         let (settled, roll) = (self.settled, self.roll());
         let foldable = self.roll.count_settled(&settled);
-        for shard in self.shards.values_mut().filter(|shard| shard.vector.covered() == roll.0) {
-            (shard.settled, shard.foldable) = (settled, foldable);
+        for shard in self.shards.values_mut() {
+            let whole = shard.vector.covered() == roll.0;
+            (shard.settled, shard.foldable) =
+                if whole { (settled, foldable) } else { Default::default() };
         }
     }
 

@@ -403,10 +403,16 @@ fn r9_what_is_made_again_is_not_swept() {
     node.checkpoint();
     assert_eq!(records(&memory), [1, 0, 0]);
     // Deleted once more, it waits for the later stamp.
+    node.write(&likes(), count(1));
+    let clock = node.stamp();
     node.write(&likes(), Command::Delete);
     node.checkpoint();
+    node.engine.settle(Settled { clock, known: 0 });
     sweep(&mut node);
     assert_eq!(records(&memory), [1, 0, 1]);
+    settle(&mut node);
+    sweep(&mut node);
+    assert_eq!(records(&memory), [0; 3]);
 }
 
 /// A thousand starts of a node that each counted once leave the counter as small as one.
