@@ -161,7 +161,7 @@ fn retiring_step(random: &mut Random, node: &mut Node, keys: &[EntityKey]) -> Pe
         let last = |id: ShardId| (id.slot, node.engine.sequence(id, origin));
         let finals = Some(shards().map(last).filter(|(_, last)| *last > 0).collect());
         let at = node.stamp();
-        node.engine.retire(Retirement { origin, at, finals }, |_| true);
+        node.engine.retire(vec![Retirement { origin, at, finals }], |_| true);
     }
     if random.one_in(2) {
         let known = node.engine.roll().0;

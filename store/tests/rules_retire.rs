@@ -46,7 +46,8 @@ fn retire(node: &mut Node, origins: impl Iterator<Item = u64>) {
     let at = Hlc::at(900_000 + ENDED.end - 1);
     for origin in origins {
         let finals = Some(BTreeMap::from([(SHARD.slot, 1)]));
-        node.engine.retire(Retirement { origin: Origin(origin), at, finals }, |_| true);
+        let retirement = Retirement { origin: Origin(origin), at, finals };
+        node.engine.retire(vec![retirement], |_| true);
     }
     node.commit();
 }
@@ -425,7 +426,7 @@ fn r9_replaced_nodes_leave_a_counter_flat() {
         node.receive(&counted(origin, stamp));
         let finals = Some(BTreeMap::from([(SHARD.slot, 1)]));
         let retirement = Retirement { origin: Origin(origin), at: stamp, finals };
-        node.engine.retire(retirement, |_| true);
+        node.engine.retire(vec![retirement], |_| true);
         settle(&mut node);
         most = most.max(items(&mut node, &likes()).into_iter().sum());
     }

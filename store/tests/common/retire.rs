@@ -152,7 +152,8 @@ impl Cluster {
         let news = self.ends.retired.iter().filter(|one| !node.engine.is_retired(one.origin));
         let news: Vec<Retirement> = news.cloned().collect();
         if !news.is_empty() {
-            node.engine.retire(self.random.pick(&news).clone(), |_| true);
+            let one = self.random.pick(&news).clone();
+            node.engine.retire(vec![one], |_| true);
             node.commit();
         }
     }
@@ -161,7 +162,7 @@ impl Cluster {
     pub fn tell_all_retired(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         for one in &self.ends.retired {
-            node.engine.retire(one.clone(), |_| true);
+            node.engine.retire(vec![one.clone()], |_| true);
         }
         node.commit();
     }
