@@ -2,7 +2,8 @@
 //!
 //! Keys, all big-endian: `s` shard, and `t` its copy; `d` shard, for what is damaged in it;
 //! `e` shard, entity; `p` shard, entity, 0, piece number; `x` time, entity (the expiry index);
-//! `g` shard, stamp, entity (what deletes left); `m` for what concerns the directory; `n` name, for notes.
+//! `g` shard, stamp, entity (what deletes left); `m` for what concerns the directory; `n` name, for
+//! notes.
 //!
 //! Invariants:
 //! 1. (R7) One batch holds all dirty entities of a shard and the shard's record, which names the

@@ -164,7 +164,8 @@ proptest! {
                 for state in chunk.states {
                     let (key, other) = state.into_entity();
                     let mut entity = Entity::default();
-                    entity.merge(&VersionVector::default(), &other, &chunk.vector, &Retired::default());
+                    let (nothing, retired) = (VersionVector::default(), Retired::default());
+                    entity.merge(&nothing, &other, &chunk.vector, &retired);
                     let _ = entity.view(key.kind);
                 }
             }
