@@ -2,7 +2,8 @@
 //!
 //! Keys, all big-endian: `s` shard, and `t` its copy; `d` shard, for what is damaged in it;
 //! `e` shard, entity; `p` shard, entity, 0, piece number; `x` time, entity (the expiry index);
-//! `m` for what concerns the directory; `n` name, for notes.
+//! `g` shard, stamp, entity (what deletes left); `m` for what concerns the directory; `n` name, for
+//! notes.
 //!
 //! Invariants:
 //! 1. (R7) One batch holds all dirty entities of a shard and the shard's record, which names the
@@ -43,6 +44,7 @@ struct Head {
     next_piece: u32,
     pieces: Vec<(ItemKey, u32)>,
     items: Vec<Item>,
+    listed: Option<Hlc>,
 }
 
 /// Why an entity could not be read.
@@ -142,9 +144,9 @@ pub(crate) fn load(backend: &dyn Backend, id: ShardId, key: &EntityKey) -> Resul
         head_parts: Some(parts),
         recorded_sum: head.sum,
         indexed: head.expires_at,
-        clean_at: 0,
-        used: true,
+        listed: head.listed,
         entity,
+        ..Hot::absent()
     })
 }
 
@@ -156,10 +158,17 @@ pub(crate) fn summary(body: &[u8]) -> Option<(u128, Option<Millis>)> {
 }
 
 impl Hot {
-    /// Writes what is dirty, and is clean.
-    fn save(&mut self, id: ShardId, key: &EntityKey, batch: &mut Vec<Write>) {
+    /// Writes what is dirty, and is clean; nothing in it is later than `stamp`.
+    pub(crate) fn save(
+        &mut self,
+        id: ShardId,
+        key: &EntityKey,
+        stamp: Hlc,
+        batch: &mut Vec<Write>,
+    ) {
         self.save_expiry(key, batch);
-        if self.entity.is_vacant() && self.entity.ahead().is_none() {
+        self.save_listed(id, key, stamp, batch);
+        if self.is_gone() {
             self.remove(id, key, batch);
         } else {
             self.save_pieces(id, key, batch);
@@ -248,6 +257,7 @@ impl Hot {
             next_piece: self.next_piece,
             pieces: self.pieces.iter().map(|piece| (piece.first.clone(), piece.id)).collect(),
             items: if inline { self.entity.items(None, None).collect() } else { Vec::new() },
+            listed: self.listed,
         };
         let body = postcard::to_stdvec(&head).expect("a head encodes to memory");
         let at = entity_key(id, &key.bytes());
@@ -322,7 +332,7 @@ impl Engine {
         for key in std::mem::take(&mut shard.dirty) {
             let Some(hot) = shard.hot.get_mut(&key) else { continue };
             let before = hot.recorded_sum;
-            hot.save(id, &key, batch);
+            hot.save(id, &key, shard.stamp, batch);
             hot.clean_at = commit;
             let after = hot.recorded_sum;
             shard.account_record(&key, before, after);

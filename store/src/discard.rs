@@ -18,6 +18,7 @@ use crate::backend::{Backend, BackendError};
 use crate::checkpoint::{
     damaged_key, drop_expiry, entity_key, piece_prefix, shard_key, shard_twin_key,
 };
+use crate::collect::left_prefix;
 use crate::engine::{Engine, StoreError};
 use crate::record;
 use crate::shard::ShardId;
@@ -99,7 +100,7 @@ impl Engine {
 
 /// Keys of records on the disk that belong to a shard's entities.
 fn left_of(backend: &dyn Backend, id: ShardId, limit: usize) -> Result<Vec<Vec<u8>>, BackendError> {
-    for start in [entity_key(id, &[]), piece_prefix(id)] {
+    for start in [entity_key(id, &[]), piece_prefix(id), left_prefix(id)] {
         let end = [&start[..], &[0xFF]].concat();
         let page = backend.scan(&start, &end, limit)?;
         if !page.is_empty() {

@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use crate::backend::{Backend, BackendError};
 use crate::checkpoint;
+use crate::collect::Sweep;
 use crate::command::{Change, Refusal};
 use crate::committer::Batch;
 use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
@@ -135,6 +136,7 @@ pub struct Engine {
     pub(crate) trim_at: u64,
     pub(crate) trim_from: u64,
     pub(crate) forget_before: Hlc,
+    pub(crate) sweep: Sweep,
     pub(crate) facts: Vec<Bytes>,
     pub(crate) closed: BTreeMap<Origin, Hlc>,
     /// Where the log counts for a shard that was discarded before.
@@ -273,6 +275,7 @@ impl Engine {
                     context.adopt(self.roll.order());
                     Arc::new(context)
                 }));
+                hot.watch_closed(shard.stamp);
                 Ok(place.insert(hot))
             }
             Err(_) if Mutant::ServeDamaged.is_on() => Ok(place.insert(Hot::absent())),
@@ -282,29 +285,6 @@ impl Engine {
                 Err(Quarantined)
             }
         }
-    }
-
-    /// Retries stamped before `moment` may be forgotten: every operation stamped within 24 h of
-    /// them has come (R10). Only rises.
-    pub fn close_retries(&mut self, moment: Hlc) {
-        self.forget_before = self.forget_before.max(moment);
-    }
-
-    /// Forgets the retries of an entity that may be; answers how many stay.
-    pub fn forget_retries(&mut self, key: &EntityKey) -> Result<usize, Quarantined> {
-        let (id, moment) = (self.shard_of(key), self.forget_before);
-        let hot = self.hot(id, key)?;
-        let (before, bytes) = (hot.entity.keys_len(), hot.bytes());
-        hot.entity.forget_retries(moment);
-        let after = hot.entity.keys_len();
-        if after < before {
-            hot.mark(None);
-            let kept = hot.bytes();
-            self.hot_bytes = self.hot_bytes + kept - bytes;
-            let shard = self.shards.entry(id).or_default();
-            shard.dirty.insert(key.clone());
-        }
-        Ok(after)
     }
 
     /// The effect of a change as seen here, to be stamped with `dot` and `stamp`. Changes nothing.
@@ -325,15 +305,18 @@ impl Engine {
         let Dot { origin, sequence } = operation.dot;
         let empty = VersionVector::default();
         let vector = self.shards.get(&id).map_or(&empty, |shard| &shard.vector);
-        let next = vector.sequence(origin) + 1;
-        if sequence < next {
+        let seen = vector.sequence(origin);
+        if sequence <= seen {
             let again = Mutant::MergeTwice.is_on() && operation.counts();
             return if again { Readiness::Ready } else { Readiness::Seen };
         }
-        if sequence > next && !Mutant::ApplyOutOfOrder.is_on() {
+        if sequence > seen + 1 && !Mutant::ApplyOutOfOrder.is_on() {
             return Readiness::Waits(Dot { origin, sequence: sequence - 1 });
         }
+        // What its author had folded is named by no dots: a copy must have seen all of it.
+        let folded = operation.folded().filter(|until| !self.roll.is_covered(vector, *until));
         let missing = operation.named().find(|dot| !vector.covers(*dot));
+        let missing = missing.or(folded.map(|_| operation.dot));
         missing.map_or(Readiness::Ready, Readiness::Waits)
     }
 
@@ -362,12 +345,14 @@ impl Engine {
     /// Applies an operation that the log holds at `position`; shows it if asked.
     pub(crate) fn replay(&mut self, id: ShardId, operation: &Operation, position: u64, show: bool) {
         let lost = show && mutant::loses(operation);
+        let folding = self.folding(id);
         for part in &operation.parts {
             let Ok(hot) = self.hot(id, &part.key) else { continue };
             let (old, bytes, expiry) = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
-            let dropped = !lost && hot.entity.apply(operation, part);
+            let dropped = !lost && hot.entity.apply(operation, part, &folding.retired);
             let was_clean = hot.dirty == Dirty::Clean;
             hot.mark(touched(part, operation.dot).filter(|_| !dropped));
+            hot.tidy(operation.stamp, part, &folding);
             let image = show.then(|| Arc::new(Image::new(hot.entity.clone())));
             let now = (hot.entity.sum(), hot.bytes(), hot.entity.expires_at());
             self.hot_bytes = self.hot_bytes + now.1 - bytes;

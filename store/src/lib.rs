@@ -4,6 +4,7 @@
 
 pub mod backend;
 mod checkpoint;
+mod collect;
 pub mod command;
 pub mod committer;
 pub mod discard;

@@ -30,6 +30,7 @@ impl Engine {
         self.checkpoint_oldest();
         self.evict();
         self.sweep_discarded();
+        self.sweep_left();
         if self.is_trim_due() {
             let often = TRIM_EVERY.min(self.options.log_soft_bytes / 4);
             let more = self.trim(everywhere);

@@ -85,6 +85,11 @@ pub struct Tally {
     pub minus: u128,
 }
 
+/// Stands for the origins of folded epochs where a close names them (R9): no start has it.
+///
+/// Its key's `first` is the clock that they were folded at.
+pub const FOLDED: Origin = Origin(0);
+
 /// Names an epoch of a counter (R4).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EpochKey {
@@ -128,11 +133,16 @@ impl Effect {
     pub(crate) fn named(&self) -> impl Iterator<Item = Dot> + '_ {
         let deletes = self.deletes.iter().flatten().copied();
         let removes = self.removes.iter().flat_map(|(_, dots)| dots.iter().copied());
-        let closes = self
-            .closes
-            .iter()
-            .map(|(epoch, tally)| Dot { origin: epoch.origin, sequence: tally.last });
+        let closes = self.closes.iter().filter(|(epoch, _)| epoch.origin != FOLDED);
+        let closes =
+            closes.map(|(epoch, tally)| Dot { origin: epoch.origin, sequence: tally.last });
         deletes.chain(removes).chain(closes)
+    }
+
+    /// The highest clock at which epochs that it closes were folded, if there are any.
+    pub(crate) fn folded(&self) -> Option<Hlc> {
+        let folded = self.closes.iter().filter(|(epoch, _)| epoch.origin == FOLDED);
+        folded.map(|(epoch, _)| Hlc(epoch.first)).max()
     }
 }
 
@@ -175,7 +185,7 @@ impl Operation {
             postcard::take_from_bytes(bytes).map_err(|_| Malformed)?;
         // Far beyond any real count or clock: room to go on counting.
         let bounded = operation.dot.sequence < 1 << 62 && operation.stamp.0 < 1 << 63;
-        let counted = operation.dot.sequence > 0 && bounded;
+        let counted = operation.dot.sequence > 0 && operation.dot.origin != FOLDED && bounded;
         let sound = rest.is_empty() && counted && !operation.parts.is_empty();
         if sound { Ok(operation) } else { Err(Malformed) }
     }
@@ -193,5 +203,11 @@ impl Operation {
     /// The dots that a copy must have seen before it applies this (R2).
     pub fn named(&self) -> impl Iterator<Item = Dot> + '_ {
         self.parts.iter().flat_map(|part| part.effect.named())
+    }
+
+    /// The clock up to which a copy must have seen all of retired origins before it applies this
+    /// (R9), if it closes what was folded.
+    pub(crate) fn folded(&self) -> Option<Hlc> {
+        self.parts.iter().filter_map(|part| part.effect.folded()).max()
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
 use crate::checkpoint::{self, LoadError, ShardRecord};
+use crate::collect::Sweep;
 use crate::committer::{log_key, log_position, unpack};
 use crate::dot::{Dot, Hlc, Origin};
 use crate::engine::{Changed, Engine, Options, Quarantined, Readiness, Staged, StoreError};
@@ -69,6 +70,7 @@ impl Engine {
             trim_at: 0,
             trim_from: 0,
             forget_before: Hlc::default(),
+            sweep: Sweep::default(),
             facts: Vec::new(),
             closed: BTreeMap::new(),
             discarded: BTreeMap::new(),
@@ -155,6 +157,10 @@ impl Engine {
             return;
         }
         let Ok(operation) = Operation::decode(&bytes) else { return };
+        if operation.folded().is_some() {
+            // It was ready where what was retired by then was covered.
+            self.cover(shard);
+        }
         match self.readiness(shard, &operation) {
             Readiness::Seen => self.log.index(shard, operation.dot, position),
             Readiness::Ready => {
@@ -179,8 +185,9 @@ impl Engine {
         sequence == vector.sequence(origin) + 1
             && operation.parts.iter().all(|part| match self.entity_in(id, &part.key) {
                 Ok(entity) => {
-                    let context = entity.context(&vector);
+                    let context = entity.context(&vector).into_owned();
                     part.effect.named().all(|dot| context.covers(dot))
+                        && part.effect.folded().is_none_or(|at| self.roll.is_covered(&context, at))
                 }
                 // Unknown state (R8): it is skipped, and taken from this log again on repair.
                 Err(Quarantined) => true,

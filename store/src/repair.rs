@@ -81,7 +81,9 @@ impl Engine {
         other: &Entity,
         removed: &[(Path, Dot)],
     ) -> Result<bool, Quarantined> {
-        let changed = self.alter(id, key, |entity| entity.repair(other, removed))?;
+        let retired = self.retirements();
+        let repair = |entity: &mut Entity| entity.repair(other, removed, &retired);
+        let changed = self.alter(id, key, repair)?;
         if changed {
             self.show_merged(id, vec![key.clone()]);
         }
@@ -103,9 +105,10 @@ impl Engine {
         }
         let context = entity.context(vector).into_owned();
         entity.set_ahead(Some(Arc::new(context.clone())));
+        let retired = self.retirements();
         for operation in self.logged_after(id, key, &context)? {
             for part in &operation.parts {
-                entity.apply(&operation, part);
+                entity.apply(&operation, part, &retired);
             }
         }
         let own = self.vector(id);
@@ -140,7 +143,8 @@ impl Engine {
         context: &VersionVector,
     ) -> Result<Vec<Operation>, Trimmed> {
         let own = self.vector(id);
-        let beyond = own.iter().map(|(origin, _)| (origin, context.sequence(origin) + 1));
+        let beyond =
+            own.iter().map(|(origin, _)| (origin, context.sequence(origin).saturating_add(1)));
         let wanted: Vec<(Origin, u64)> = beyond.collect();
         let mut operations = Vec::new();
         for bytes in self.operations_of(id, &wanted, usize::MAX)? {

@@ -48,11 +48,30 @@ pub struct Retirement {
     pub finals: Option<BTreeMap<u16, u64>>,
 }
 
+/// When origins were retired, and how many before each. A cheap clone.
+#[derive(Clone, Debug, Default)]
+pub struct Retired(Arc<BTreeMap<Origin, (Hlc, u32)>>);
+
+impl Retired {
+    /// When an origin was retired.
+    pub fn at(&self, origin: Origin) -> Option<Hlc> {
+        self.0.get(&origin).map(|(at, _)| *at)
+    }
+
+    /// Whether every node knows that an origin was retired, and all that had not seen all of it
+    /// when it was written is here.
+    pub(crate) fn is_settled(&self, origin: Origin, settled: &Settled) -> bool {
+        let known = |(at, place): &(Hlc, u32)| *at <= settled.clock && *place < settled.known;
+        self.0.get(&origin).is_some_and(known)
+    }
+}
+
 /// All retired origins.
 #[derive(Debug, Default)]
 pub(crate) struct Roll {
     entries: Vec<Retirement>,
     order: Order,
+    retired: Retired,
     digest: u64,
 }
 
@@ -71,6 +90,7 @@ impl Roll {
         let place = u32::try_from(self.entries.len()).expect("a cluster outlives no 2^32 starts");
         self.digest ^= retirement.origin.0;
         Arc::make_mut(&mut self.order).insert(retirement.origin, place);
+        Arc::make_mut(&mut self.retired.0).insert(retirement.origin, (retirement.at, place));
         self.entries.push(retirement);
     }
 
@@ -80,6 +100,22 @@ impl Roll {
 
     pub(crate) fn order(&self) -> &Order {
         &self.order
+    }
+
+    pub(crate) fn retired(&self) -> &Retired {
+        &self.retired
+    }
+
+    /// How many origins have settled.
+    pub(crate) fn count_settled(&self, settled: &Settled) -> u32 {
+        let known = self.entries.iter().take(settled.known as usize);
+        known.filter(|entry| entry.at <= settled.clock).count() as u32
+    }
+
+    /// Whether a vector covers all that was retired up to a clock.
+    pub(crate) fn is_covered(&self, vector: &VersionVector, until: Hlc) -> bool {
+        let rest = self.entries.get(vector.covered() as usize..).unwrap_or_default();
+        rest.iter().all(|entry| entry.at > until)
     }
 }
 
@@ -102,8 +138,12 @@ impl Engine {
 
     /// When an origin was retired: the clock above which every operation has seen all of it.
     pub fn retired_at(&self, origin: Origin) -> Option<Hlc> {
-        let place = self.roll.order.get(&origin)?;
-        Some(self.roll.entries[*place as usize].at)
+        self.roll.retired.at(origin)
+    }
+
+    /// When each was.
+    pub fn retirements(&self) -> Retired {
+        self.roll.retired.clone()
     }
 
     /// Whether a copy covers all that was retired. One that does not is behind, or was away: it
@@ -122,7 +162,10 @@ impl Engine {
 
     /// Notes what has settled, as far as is known now: less than before if nodes have come.
     pub fn settle(&mut self, settled: Settled) {
-        self.settled = settled;
+        if self.settled != settled {
+            self.settled = settled;
+            self.settle_shards();
+        }
     }
 
     /// What has settled.
@@ -168,7 +211,7 @@ impl Engine {
     }
 
     /// Covers, in a shard, what was retired and was wholly seen, in the order of the roll.
-    fn cover(&mut self, id: ShardId) {
+    pub(crate) fn cover(&mut self, id: ShardId) {
         if !self.is_swept(id) {
             return;
         }

@@ -7,7 +7,7 @@
 //!
 //! Left out: order and gaps of operations (the engine checks them), bytes on disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::dot::{Hlc, Millis, VersionVector};
 use crate::entity::{Entity, ItemKey};
 use crate::name::EntityKey;
+use crate::retire::Settled;
 
 /// Names a shard: a placement and a hash slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,6 +82,12 @@ pub(crate) struct Hot {
     pub(crate) recorded_sum: u128,
     /// The moment under which the expiry index on disk lists it.
     pub(crate) indexed: Option<Millis>,
+    /// The stamp under which the list of what deletes left holds it.
+    pub(crate) listed: Option<Hlc>,
+    /// What closed while it was present, with when: to be collected once that has settled.
+    pub(crate) closed: VecDeque<(Hlc, ItemKey)>,
+    /// How much was foldable when it was last looked at.
+    pub(crate) folded: u32,
     /// The commit that made it clean.
     pub(crate) clean_at: u64,
     /// Touched since the eviction hand passed.
@@ -97,6 +104,9 @@ impl Hot {
             head_parts: None,
             recorded_sum: 0,
             indexed: None,
+            listed: None,
+            closed: VecDeque::new(),
+            folded: 0,
             clean_at: 0,
             used: true,
         }
@@ -117,6 +127,11 @@ impl Hot {
             Dirty::Pieces(dirty) => dirty.extend(places),
             Dirty::Clean => self.dirty = Dirty::Pieces(places.collect()),
         }
+    }
+
+    /// Whether nothing is left of it that a record must hold.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.entity.is_vacant() && self.entity.ahead().is_none()
     }
 
     /// About how many bytes of memory it takes.
@@ -145,6 +160,10 @@ pub(crate) struct Shard {
     pub(crate) recorded: (u128, u64),
     /// How many retired origins the record on disk covers.
     pub(crate) recorded_cover: u32,
+    /// What had settled when this copy was last told, and was whole.
+    pub(crate) settled: Settled,
+    /// How many retired origins may be folded.
+    pub(crate) foldable: u32,
     /// The highest stamp applied.
     pub(crate) stamp: Hlc,
     /// The log position of the first change that no checkpoint holds, and the bytes appended

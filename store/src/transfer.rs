@@ -242,6 +242,8 @@ impl Engine {
         // All that can fail comes before the first merge: half a transfer is no state.
         let keys: Result<Vec<_>, _> =
             incoming.chunks.iter().map(|chunk| self.keys_of(id, chunk)).collect();
+        let shard = self.shards.entry(id).or_default();
+        shard.stamp = shard.stamp.max(stamp);
         let mut changed = Vec::new();
         for (chunk, keys) in incoming.chunks.into_iter().zip(keys?) {
             changed.extend(self.merge_chunk(id, chunk, keys, &before, &risen));
@@ -249,7 +251,6 @@ impl Engine {
         let shard = self.shards.entry(id).or_default();
         shard.vector = risen;
         shard.catch_up();
-        shard.stamp = shard.stamp.max(stamp);
         // Operations that it stands for never were in this log: a delete leaves nothing to see.
         let origins: Vec<Origin> = rise.iter().map(|(origin, _)| origin).collect();
         let retired = (rise.covered() > 0).then_some(RETIRED);
@@ -272,11 +273,11 @@ impl Engine {
         for key in keys {
             theirs.entry(key).or_default();
         }
-        let mut changed = Vec::new();
+        let (mut changed, retired) = (Vec::new(), self.retirements());
         for (key, other) in theirs {
             let vector = other.context(&chunk.vector).into_owned();
             let merge = |entity: &mut Entity| {
-                entity.merge(before, &other, &chunk.vector);
+                entity.merge(before, &other, &chunk.vector, &retired);
                 entity.advance(before, &vector);
                 let caught_up = entity.ahead().is_some_and(|context| risen.contains(context));
                 if caught_up {
@@ -302,9 +303,11 @@ impl Engine {
         key: &EntityKey,
         change: impl FnOnce(&mut Entity),
     ) -> Result<bool, Quarantined> {
+        let (folding, stamp) = (self.folding(id), self.shards.get(&id).map(|shard| shard.stamp));
         let hot = self.hot(id, key)?;
         let (old, bytes, expiry) = (hot.entity.clone(), hot.bytes(), hot.entity.expires_at());
         change(&mut hot.entity);
+        hot.tidy_merged(stamp.unwrap_or_default(), &folding);
         if hot.entity == old {
             return Ok(false);
         }

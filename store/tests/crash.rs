@@ -4,17 +4,20 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use atoll_store::backend::Backend;
 use atoll_store::backend::memory::Memory;
 use atoll_store::backend::sled::Sled;
 use atoll_store::command::{Command, View};
-use atoll_store::dot::{Origin, VersionVector};
+use atoll_store::dot::{Hlc, Origin, VersionVector};
 use atoll_store::engine::Options;
+use atoll_store::entity::{Item, RETRY_WINDOW_MS};
 use atoll_store::name::{EntityKey, Kind};
+use atoll_store::retire::{Retirement, Settled};
 use atoll_store::shard::ShardId;
-use common::random::{EVERYTHING, Random, changes, keys};
+use common::random::{EVERYTHING, LASTING, Mix, Random, changes, keys};
 use common::{Node, Pending, SHARD, Seed, change, key, options, value};
 
 /// Everything that a node shows.
@@ -49,9 +52,13 @@ fn narrow(random: &mut Random) -> Options {
 
 /// Random writes and housekeeping; one commit, not flushed.
 fn step(random: &mut Random, node: &mut Node, keys: &[EntityKey]) -> Pending {
+    step_of(random, node, keys, EVERYTHING)
+}
+
+fn step_of(random: &mut Random, node: &mut Node, keys: &[EntityKey], mix: Mix) -> Pending {
     node.now += random.below(2_000) as u64;
     for _ in 0..random.below(3) {
-        let asked = changes(random, node, keys, EVERYTHING);
+        let asked = changes(random, node, keys, mix);
         let _refused = node.stage(&asked);
     }
     match random.below(8) {
@@ -86,6 +93,15 @@ fn check_sound(node: &mut Node, keys: &[EntityKey]) {
 
 /// A run of `commits` commits that crashes after the last of them, as often as asked for.
 fn check_crashes(seed: u64, commits: usize, crashes: usize) {
+    check_crashes_by(seed, commits, crashes, step);
+}
+
+fn check_crashes_by(
+    seed: u64,
+    commits: usize,
+    crashes: usize,
+    step: impl Fn(&mut Random, &mut Node, &[EntityKey]) -> Pending,
+) -> (Memory, Vec<EntityKey>) {
     let _seed = Seed(seed);
     let mut random = Random(seed);
     let keys = keys();
@@ -115,6 +131,7 @@ fn check_crashes(seed: u64, commits: usize, crashes: usize) {
         assert!(models.contains(&again), "crash {crash}: {kept} of {} kept", models.len() - 1);
         check_sound(&mut node, &keys);
     }
+    (memory, keys)
 }
 
 #[test]
@@ -131,6 +148,66 @@ fn what_was_flushed_survives_many_crashes() {
     for seed in 100..140 {
         check_crashes(seed, 12, 6);
     }
+}
+
+/// One step more: origins of earlier starts are retired, clocks settle, what is left is swept.
+fn retiring_step(random: &mut Random, node: &mut Node, keys: &[EntityKey]) -> Pending {
+    let starts: Vec<Origin> = node.engine.starts().iter().map(|(origin, _)| *origin).collect();
+    let ended: Vec<Origin> = starts[..starts.len() - 1].to_vec();
+    let left: Vec<Origin> =
+        ended.into_iter().filter(|origin| !node.engine.is_retired(*origin)).collect();
+    if !left.is_empty() && random.one_in(3) {
+        let origin = *random.pick(&left);
+        let last = |id: ShardId| (id.slot, node.engine.sequence(id, origin));
+        let finals = Some(shards().map(last).filter(|(_, last)| *last > 0).collect());
+        let at = node.stamp();
+        node.engine.retire(vec![Retirement { origin, at, finals }], |_| true);
+    }
+    if random.one_in(2) {
+        let known = node.engine.roll().0;
+        node.engine.settle(Settled { clock: node.stamp(), known });
+    }
+    if random.one_in(10) {
+        node.now += 26 * 3_600_000;
+        node.engine.close_retries(Hlc::at(node.now - RETRY_WINDOW_MS));
+    }
+    let counters = |key: &&EntityKey| matches!(key.kind, Kind::Counters | Kind::Maps);
+    let counters: Vec<EntityKey> = keys.iter().filter(counters).cloned().collect();
+    let mix = if random.one_in(3) { EVERYTHING } else { LASTING };
+    step_of(random, node, &counters, mix)
+}
+
+/// Every entity that is absent and not vacant on the disk is listed, and nothing else is.
+fn check_listed(memory: &Memory, keys: &[EntityKey]) {
+    let mut node = Node::on(memory, Options { slots: SLOTS, ..options() }, 999);
+    node.checkpoint();
+    let records = memory.scan(b"e", b"f", 999).unwrap();
+    let recorded = |key: &&EntityKey| records.iter().any(|(at, _)| at[7..] == key.bytes());
+    let absent = keys.iter().filter(recorded).filter(|key| node.sum(key) == 0);
+    let absent: BTreeSet<Vec<u8>> = absent.map(EntityKey::bytes).collect();
+    let listed = memory.scan(b"g", b"h", 999).unwrap();
+    let count = listed.len();
+    let listed: BTreeSet<Vec<u8>> = listed.iter().map(|(at, _)| at[15..].to_vec()).collect();
+    assert_eq!((&listed, count), (&absent, absent.len()), "what is listed once");
+}
+
+#[test]
+fn r9_folding_and_sweeping_survive_a_crash_at_every_commit() {
+    let (mut folded, mut listed) = (0, 0);
+    for seed in 400..425 {
+        for commits in [3, 10, 25] {
+            let (memory, keys) = check_crashes_by(seed, commits, 16, retiring_step);
+            check_listed(&memory, &keys);
+            listed += memory.scan(b"g", b"h", 999).unwrap().len();
+            let mut node = Node::on(&memory, Options { slots: SLOTS, ..options() }, 1000);
+            let items = |key: &EntityKey| -> Vec<Item> {
+                node.engine.entity(key).unwrap().items(None, None).collect()
+            };
+            let all: Vec<Item> = keys.iter().flat_map(items).collect();
+            folded += all.iter().filter(|item| matches!(item, Item::Folded(..))).count();
+        }
+    }
+    assert!(folded > 10 && listed > 10, "{folded} folded, {listed} listed: runs that say nothing");
 }
 
 #[test]

@@ -11,26 +11,32 @@ use atoll_store::engine::Engine;
 use atoll_store::entity::{Entity, Item};
 use atoll_store::log::Entry;
 use atoll_store::operation::Operation;
+use atoll_store::retire::Retired;
 use atoll_store::transfer::{Chunk, State};
 use common::cluster::{Chaos, Cluster};
-use common::random::EVERYTHING;
+use common::random::{EVERYTHING, LASTING};
 use common::{SHARD, chunks, decode, encode, options};
 use proptest::prelude::*;
 
-const CHAOS: Chaos = Chaos { transfers: true, restarts: false, mix: EVERYTHING };
+const CHAOS: Chaos = Chaos { transfers: true, restarts: false, retires: false, mix: EVERYTHING };
+const RETIRING: Chaos = Chaos { restarts: true, retires: true, mix: LASTING, ..CHAOS };
 
 fn cluster(seed: u64, steps: usize) -> Cluster {
-    let mut cluster = Cluster::new(seed, 3, CHAOS);
+    run(seed, steps, CHAOS)
+}
+
+fn run(seed: u64, steps: usize, chaos: Chaos) -> Cluster {
+    let mut cluster = Cluster::new(seed, 3, chaos);
     (0..steps).for_each(|_| cluster.step());
     cluster
 }
 
 type Copy = (Entity, VersionVector);
 
-fn merged((entity, ours): &Copy, (other, theirs): &Copy) -> Copy {
+fn merged((entity, ours): &Copy, (other, theirs): &Copy, retired: &Retired) -> Copy {
     let mut entity = entity.clone();
     let theirs_whole = other.context(theirs).into_owned();
-    entity.merge(ours, other, theirs);
+    entity.merge(ours, other, theirs, retired);
     let mut context = entity.context(ours).into_owned();
     context.join(&theirs_whole);
     entity.set_ahead(None);
@@ -43,13 +49,27 @@ fn shown(copy: &Copy, kind: atoll_store::name::Kind) -> impl PartialEq + std::fm
     (entity.view(kind), entity.sum(), entity.expires_at(), entity.keys_len(), context.clone())
 }
 
-fn check_merges(seed: u64, steps: usize) {
-    let mut cluster = cluster(seed, steps);
+fn check_merges(seed: u64, steps: usize, chaos: Chaos) {
+    let mut cluster = run(seed, steps, chaos);
+    // Contexts compare where the rolls are the same, and only whole copies are merged.
+    (0..3).for_each(|at| cluster.tell_all_retired(at));
+    if (0..3).any(|at| cluster.fresh[at] || !cluster.nodes[at].engine.is_whole(SHARD)) {
+        return;
+    }
+    let retired = cluster.nodes[0].engine.retirements();
     for key in &cluster.keys {
         let copies = [0, 1, 2].map(|at| {
             let node = &mut cluster.nodes[at];
-            (node.engine.entity(key).unwrap().clone(), node.vector())
+            let (mut entity, mut vector) =
+                (node.engine.entity(key).unwrap().clone(), node.vector());
+            let mut ahead = entity.ahead().map(|ahead| (**ahead).clone());
+            let engine = &cluster.nodes[0].engine;
+            engine.adopt(&mut vector);
+            ahead.iter_mut().for_each(|ahead| engine.adopt(ahead));
+            entity.set_ahead(ahead.map(std::sync::Arc::new));
+            (entity, vector)
         });
+        let merged = |one: &Copy, other: &Copy| merged(one, other, &retired);
         let shown = |copy: &Copy| shown(copy, key.kind);
         let [a, b, c] = &copies;
         let (ab, ba) = (merged(a, b), merged(b, a));
@@ -103,7 +123,12 @@ proptest! {
 
     #[test]
     fn merging_is_a_join(seed: u64, steps in 10..200_usize) {
-        check_merges(seed, steps);
+        check_merges(seed, steps, CHAOS);
+    }
+
+    #[test]
+    fn r9_merging_what_was_folded_is_a_join(seed: u64, steps in 100..600_usize) {
+        check_merges(seed, steps, RETIRING);
     }
 
     #[test]
@@ -139,7 +164,8 @@ proptest! {
                 for state in chunk.states {
                     let (key, other) = state.into_entity();
                     let mut entity = Entity::default();
-                    entity.merge(&VersionVector::default(), &other, &chunk.vector);
+                    let (nothing, retired) = (VersionVector::default(), Retired::default());
+                    entity.merge(&nothing, &other, &chunk.vector, &retired);
                     let _ = entity.view(key.kind);
                 }
             }

@@ -206,7 +206,7 @@ fn empty_type(field: &Field) -> atoll_store::command::FieldType {
 #[test]
 fn maps_show_what_a_plain_model_shows() {
     let map: EntityKey = key(Kind::Maps, "m");
-    let mix = Mix { deletes: true, ..PLAIN };
+    let mix = Mix { deletes: 7, ..PLAIN };
     for seed in 0..80 {
         let _seed = Seed(seed);
         let mut random = Random(seed);

@@ -154,7 +154,7 @@ fn r8_a_replacement_gets_what_only_this_log_holds() {
     assert!(two.engine.entity(b).is_err());
     // Two more nodes write to it: one with the higher origin removes what the lower one adds and
     // the other way round, so no order of origins is the order of causes.
-    let [mut low, mut high] = [0, 9].map(Node::new);
+    let [mut low, mut high] = [4, 9].map(Node::new);
     for node in [&mut low, &mut high] {
         node.merge_from(&mut one, 1 << 20);
     }

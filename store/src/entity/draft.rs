@@ -10,11 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Entity;
+use super::{Entity, Folded};
 use crate::command::{Change, Command, FieldCommand, FieldType, Refusal, Value};
 use crate::dot::{Dot, Hlc, Millis};
 use crate::name::Kind;
-use crate::operation::{Effect, EpochKey, Field, Leaf, Path, Payload, Tally};
+use crate::operation::{Effect, EpochKey, FOLDED, Field, Leaf, Path, Payload, Tally};
 
 /// Limits checked where a write is accepted, never where it is merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,9 @@ impl<'a> Draft<'a> {
     /// The epochs that a wipe closes: with the wipe's own draft they are all seen.
     fn wiped_epochs(&self) -> impl Iterator<Item = (EpochKey, Tally)> + '_ {
         let open = self.entity.epochs.iter().filter(|(_, epoch)| epoch.is_open());
-        open.filter(|_| self.wiped).map(|(key, epoch)| (key.clone(), epoch.total))
+        let open = open.map(|(key, epoch)| (key.clone(), epoch.total));
+        let folded = self.entity.folded.iter().filter(|(_, folded)| !folded.closed);
+        open.chain(folded.map(|(path, folded)| close_of(path, folded))).filter(|_| self.wiped)
     }
 
     fn seen(&self, path: &Path) -> Vec<Dot> {
@@ -236,9 +238,9 @@ impl<'a> Draft<'a> {
                 dots.push(*dot);
             }
         }
-        for (key, epoch) in self.entity.field_epochs(name).filter(|(_, epoch)| epoch.is_open()) {
-            self.closes.insert(key.clone(), epoch.total);
-        }
+        let (path, epochs, folded) = self.entity.field_open(name);
+        self.closes.extend(epochs.map(|(key, epoch)| (key.clone(), epoch.total)));
+        self.closes.extend(folded.map(|folded| close_of(&path, folded)));
     }
 
     fn update_field(&mut self, name: &str, command: &FieldCommand) -> Result<(), Refusal> {
@@ -272,8 +274,11 @@ impl<'a> Draft<'a> {
             };
             let live = self.entity.field_live(name).filter(|((path, dot), _)| !removed(path, dot));
             types.extend(live.filter_map(|((path, _), _)| Some(path.field.as_ref()?.kind)));
-            let mut open = self.entity.field_epochs(name).filter(|(_, epoch)| epoch.is_open());
-            if open.any(|(key, _)| !self.closes.contains_key(key)) {
+            let (path, mut epochs, folded) = self.entity.field_open(name);
+            let folded = folded.map(|folded| close_of(&path, folded).0);
+            if epochs.any(|(key, _)| !self.closes.contains_key(key))
+                || folded.is_some_and(|key| !self.closes.contains_key(&key))
+            {
                 types.insert(FieldType::Counter);
             }
         }
@@ -315,7 +320,11 @@ impl<'a> Draft<'a> {
         let open = self.entity.epochs.iter().filter(|(key, epoch)| {
             !self.wiped && epoch.is_open() && !self.closes.contains_key(*key)
         });
-        let fields = paths.chain(open.map(|(key, _)| &key.path)).filter_map(|p| p.field.as_ref());
+        let folded = self.entity.folded.iter().filter(|(path, folded)| {
+            !self.wiped && !folded.closed && !self.closes.contains_key(&close_of(path, folded).0)
+        });
+        let counted = open.map(|(key, _)| &key.path).chain(folded.map(|(path, _)| path));
+        let fields = paths.chain(counted).filter_map(|path| path.field.as_ref());
         fields.map(|field| &field.name).collect::<BTreeSet<_>>().len()
     }
 
@@ -383,6 +392,12 @@ impl<'a> Draft<'a> {
             _ => self.dot.sequence,
         }
     }
+}
+
+/// Names all that was folded in a counter as closed.
+fn close_of(path: &Path, folded: &Folded) -> (EpochKey, Tally) {
+    let key = EpochKey { path: path.clone(), origin: FOLDED, first: folded.until.0 };
+    (key, Tally { last: 0, plus: folded.plus, minus: folded.minus })
 }
 
 fn is_field(path: &Path, name: &str) -> bool {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entity, Epoch};
+use super::{Entity, Epoch, Folded};
 use crate::command::RequestHash;
 use crate::dot::{Dot, Hlc};
 use crate::operation::{EpochKey, Part, Path, Payload};
@@ -18,6 +18,8 @@ pub enum ItemKey {
     Epoch(EpochKey),
     /// A remembered retry.
     Retry(RequestHash, Dot),
+    /// The folded epochs of a counter.
+    Folded(Path),
 }
 
 /// One item.
@@ -29,6 +31,8 @@ pub enum Item {
     Epoch(EpochKey, Epoch),
     /// A remembered retry.
     Retry(RequestHash, Dot, Hlc),
+    /// The folded epochs of a counter.
+    Folded(Path, Folded),
 }
 
 impl Item {
@@ -38,6 +42,7 @@ impl Item {
             Item::Live(path, dot, _) => ItemKey::Live(path.clone(), *dot),
             Item::Epoch(key, _) => ItemKey::Epoch(key.clone()),
             Item::Retry(hash, dot, _) => ItemKey::Retry(*hash, *dot),
+            Item::Folded(path, _) => ItemKey::Folded(path.clone()),
         }
     }
 }
@@ -52,6 +57,7 @@ impl Entity {
         self.live_from(from)
             .chain(self.epochs_from(from))
             .chain(self.retries_from(from))
+            .chain(self.folded_from(from))
             .take_while(move |item| until.is_none_or(|until| item.key() < *until))
     }
 
@@ -72,8 +78,8 @@ impl Entity {
         let item = |(key, epoch): (&EpochKey, &Epoch)| Item::Epoch(key.clone(), *epoch);
         match from {
             Some(ItemKey::Epoch(key)) => Box::new(self.epochs.range(key.clone()..).map(item)),
-            Some(ItemKey::Retry(..)) => Box::new(std::iter::empty()),
-            _ => Box::new(self.epochs.iter().map(item)),
+            None | Some(ItemKey::Live(..)) => Box::new(self.epochs.iter().map(item)),
+            Some(_) => Box::new(std::iter::empty()),
         }
     }
 
@@ -85,7 +91,16 @@ impl Entity {
             |((hash, dot), stamp): (&(RequestHash, Dot), &Hlc)| Item::Retry(*hash, *dot, *stamp);
         match from {
             Some(ItemKey::Retry(hash, dot)) => Box::new(self.keys.range((*hash, *dot)..).map(item)),
+            Some(ItemKey::Folded(_)) => Box::new(std::iter::empty()),
             _ => Box::new(self.keys.iter().map(item)),
+        }
+    }
+
+    fn folded_from<'a>(&'a self, from: Option<&'a ItemKey>) -> Box<dyn Iterator<Item = Item> + 'a> {
+        let item = |(path, folded): (&Path, &Folded)| Item::Folded(path.clone(), *folded);
+        match from {
+            Some(ItemKey::Folded(path)) => Box::new(self.folded.range(path.clone()..).map(item)),
+            _ => Box::new(self.folded.iter().map(item)),
         }
     }
 
@@ -97,6 +112,7 @@ impl Entity {
             Item::Retry(hash, dot, stamp) => {
                 self.keys.insert((hash, dot), stamp);
             }
+            Item::Folded(path, folded) => self.set_folded(path, folded),
         }
     }
 
@@ -116,14 +132,18 @@ impl Entity {
 /// hidden as before.
 pub(crate) fn touched(part: &Part, dot: Dot) -> Option<Vec<ItemKey>> {
     let effect = &part.effect;
-    if effect.deletes.is_some() {
+    if effect.deletes.is_some() || effect.folded().is_some() {
         return None;
     }
     let mut keys = Vec::with_capacity(effect.adds.len() + effect.counts.len() + 1);
     for (path, dots) in &effect.removes {
         keys.extend(dots.iter().map(|dot| ItemKey::Live(path.clone(), *dot)));
     }
-    keys.extend(effect.closes.iter().map(|(key, _)| ItemKey::Epoch(key.clone())));
+    for (key, _) in &effect.closes {
+        // What it names may be folded here.
+        keys.push(ItemKey::Folded(key.path.clone()));
+        keys.push(ItemKey::Epoch(key.clone()));
+    }
     keys.extend(effect.adds.iter().map(|(path, _)| ItemKey::Live(path.clone(), dot)));
     for (path, first, ..) in &effect.counts {
         let key = EpochKey { path: path.clone(), origin: dot.origin, first: *first };

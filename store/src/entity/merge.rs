@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 
-use super::{Entity, Epoch};
+use super::Entity;
 use crate::dot::{Dot, Origin, VersionVector};
-use crate::operation::{EpochKey, Path, Payload, Tally};
+use crate::operation::{Path, Payload};
+use crate::retire::Retired;
 
 impl Entity {
     /// Joins `other`, read where `theirs` was covered, into this copy, which has seen `ours`.
     ///
     /// A dot on one side only was removed if the other side's context covers it. Commutative,
     /// associative and idempotent on (state, context).
-    pub fn merge(&mut self, ours: &VersionVector, other: &Entity, theirs: &VersionVector) {
+    pub fn merge(
+        &mut self,
+        ours: &VersionVector,
+        other: &Entity,
+        theirs: &VersionVector,
+        retired: &Retired,
+    ) {
         let ours = self.context(ours);
         let theirs = other.context(theirs);
         self.retain(|path, dot| {
@@ -22,7 +29,7 @@ impl Entity {
                 self.insert(path.clone(), *dot, payload.clone());
             }
         }
-        self.merge_epochs(&ours, other, &theirs);
+        self.merge_epochs(&ours, other, &theirs, retired);
         for (key, stamp) in other.keys.iter() {
             self.keys.insert(*key, *stamp);
         }
@@ -37,27 +44,6 @@ impl Entity {
                 let mut joined = shard.clone();
                 joined.join(ahead);
                 std::borrow::Cow::Owned(joined)
-            }
-        }
-    }
-
-    /// An epoch that one side lacks and covers the start of was closed and collected there.
-    fn merge_epochs(&mut self, ours: &VersionVector, other: &Entity, theirs: &VersionVector) {
-        let opened = |key: &EpochKey| Dot { origin: key.origin, sequence: key.first };
-        let gone: Vec<EpochKey> = self
-            .epochs
-            .keys()
-            .filter(|key| !other.epochs.contains_key(*key) && theirs.covers(opened(key)))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.drop_epoch(&key);
-        }
-        for (key, epoch) in other.epochs.iter() {
-            match self.epochs.get(key).copied() {
-                Some(held) => self.set_epoch(key.clone(), join(held, *epoch)),
-                None if !ours.covers(opened(key)) => self.set_epoch(key.clone(), *epoch),
-                None => {}
             }
         }
     }
@@ -85,7 +71,7 @@ impl Entity {
 
     /// Repair of two copies with equal vectors and unequal digests: a dot survives unless it is
     /// among `removed`, the removes that a log names (R8).
-    pub fn repair(&mut self, other: &Entity, removed: &[(Path, Dot)]) {
+    pub fn repair(&mut self, other: &Entity, removed: &[(Path, Dot)], retired: &Retired) {
         for ((path, dot), payload) in other.live.iter() {
             if !self.live.contains_key(&(path.clone(), *dot)) {
                 self.insert(path.clone(), *dot, payload.clone());
@@ -94,10 +80,7 @@ impl Entity {
         for (path, dot) in removed {
             self.remove(path, *dot);
         }
-        for (key, epoch) in other.epochs.iter() {
-            let joined = self.epochs.get(key).map_or(*epoch, |held| join(*held, *epoch));
-            self.set_epoch(key.clone(), joined);
-        }
+        self.repair_epochs(other, retired);
         for (key, stamp) in other.keys.iter() {
             self.keys.insert(*key, *stamp);
         }
@@ -130,11 +113,4 @@ impl Entity {
         let live = self.live.keys().map(|(_, dot)| dot.origin);
         live.chain(self.epochs.keys().map(|key| key.origin))
     }
-}
-
-fn join(one: Epoch, other: Epoch) -> Epoch {
-    // Totals that differ at one sequence are a divergence: both sides repair to the same.
-    let order = |tally: &Tally| (tally.last, tally.plus, tally.minus);
-    let later = |a: Tally, b: Tally| if order(&b) > order(&a) { b } else { a };
-    Epoch { total: later(one.total, other.total), closed: later(one.closed, other.closed) }
 }

@@ -11,6 +11,7 @@
 //! Left out: what a value means; JSON.
 
 mod draft;
+mod fold;
 mod image;
 mod items;
 mod merge;
@@ -18,6 +19,7 @@ mod ordered;
 mod view;
 
 pub use draft::{Draft, Limits};
+pub use fold::{Folded, Witness};
 pub use image::Image;
 pub(crate) use items::touched;
 pub use items::{Item, ItemKey};
@@ -32,6 +34,7 @@ use crate::command::RequestHash;
 use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use crate::mutant::Mutant;
 use crate::operation::{EpochKey, Leaf, Operation, Part, Path, Payload, Tally};
+use crate::retire::Retired;
 
 /// How long a safe retry is remembered, and how far apart two stamps may pair (R10).
 pub const RETRY_WINDOW_MS: Millis = 24 * 60 * 60 * 1000;
@@ -50,6 +53,12 @@ impl Epoch {
     pub fn is_open(&self) -> bool {
         self.total.last > self.closed.last
     }
+
+    /// Increments and decrements that no delete has seen.
+    fn shown(&self) -> (u128, u128) {
+        let (total, closed) = (&self.total, &self.closed);
+        (total.plus.saturating_sub(closed.plus), total.minus.saturating_sub(closed.minus))
+    }
 }
 
 /// The state of one entity.
@@ -57,6 +66,7 @@ impl Epoch {
 pub struct Entity {
     live: Ordered<(Path, Dot), Payload>,
     epochs: Ordered<EpochKey, Epoch>,
+    folded: Ordered<Path, Folded>,
     keys: Ordered<(RequestHash, Dot), Hlc>,
     sum: u128,
     /// How many of the live payloads are expiries.
@@ -83,12 +93,17 @@ impl Entity {
 
     /// Whether nothing is left of it, not even what deletes and retries leave behind.
     pub fn is_vacant(&self) -> bool {
-        self.live.is_empty() && self.epochs.is_empty() && self.keys.is_empty()
+        self.live.is_empty()
+            && self.epochs.is_empty()
+            && self.folded.is_empty()
+            && self.keys.is_empty()
     }
 
     /// Whether anything is shown, expired or not.
     pub fn is_present(&self) -> bool {
-        self.live.len() > self.expiries || self.epochs.values().any(Epoch::is_open)
+        self.live.len() > self.expiries
+            || self.epochs.values().any(Epoch::is_open)
+            || self.folded.values().any(|folded| !folded.closed)
     }
 
     /// When it expires: the longest of concurrent times to live (R11).
@@ -123,7 +138,7 @@ impl Entity {
 
     /// How many items it holds: a measure of its memory.
     pub fn weight(&self) -> usize {
-        self.live.len() + self.epochs.len() + self.keys.len()
+        self.live.len() + self.epochs.len() + self.folded.len() + self.keys.len()
     }
 
     /// Bytes of the values in it, of whatever size each may be.
@@ -134,7 +149,7 @@ impl Entity {
     /// Applies an operation's part. The caller has checked order and named dots (R2).
     ///
     /// Answers whether a payload of another operation lost to it by R10.
-    pub fn apply(&mut self, operation: &Operation, part: &Part) -> bool {
+    pub fn apply(&mut self, operation: &Operation, part: &Part, retired: &Retired) -> bool {
         let dot = operation.dot;
         if self.ahead.as_ref().is_some_and(|context| context.covers(dot)) {
             return false;
@@ -142,7 +157,7 @@ impl Entity {
         if let Some(context) = &mut self.ahead {
             Arc::make_mut(context).raise(dot.origin, dot.sequence);
         }
-        self.apply_removes(part);
+        self.apply_removes(part, retired);
         let (lost, dropped) = match part.hash {
             Some(hash) => self.remember(hash, dot, operation.stamp),
             None => (false, false),
@@ -158,7 +173,7 @@ impl Entity {
         dropped
     }
 
-    fn apply_removes(&mut self, part: &Part) {
+    fn apply_removes(&mut self, part: &Part, retired: &Retired) {
         let effect = &part.effect;
         if let Some(seen) = &effect.deletes {
             let seen: VersionVector = seen.iter().map(|dot| (dot.origin, dot.sequence)).collect();
@@ -172,9 +187,7 @@ impl Entity {
                 self.remove(path, *dot);
             }
         }
-        for (epoch, tally) in &effect.closes {
-            self.close(epoch, *tally);
-        }
+        self.close_all(&effect.closes, retired);
     }
 
     /// Remembers a retry's hash; answers (this operation lost, another one lost).
@@ -212,6 +225,11 @@ impl Entity {
         for key in gone {
             self.keys.remove(&key);
         }
+    }
+
+    /// When the last of the remembered retries was stamped.
+    pub(crate) fn last_retry(&self) -> Option<Hlc> {
+        self.keys.values().copied().max()
     }
 
     /// How many retries are remembered.

@@ -15,7 +15,7 @@ fn keyed(entity: &mut Entity, origin: u64, sequence: u64, at: Millis, request: u
     let effect = Draft::effect(entity, &change, dot, stamp, at, &Limits::default());
     let part = Part { key, hash, effect: effect.expect("accepted") };
     let operation = Operation { dot, stamp, parts: vec![part.clone()] };
-    entity.apply(&operation, &part);
+    entity.apply(&operation, &part, &Retired::default());
 }
 
 fn count(entity: &Entity) -> Option<crate::command::View> {
@@ -53,6 +53,7 @@ fn an_update_that_leaves_nothing_leaves_the_entity_present() {
     let mut entity = Entity::default();
     let effect = Draft::effect(&entity, &change, dot, stamp, 1, &Limits::default());
     let part = Part { key, hash: None, effect: effect.expect("accepted") };
-    entity.apply(&Operation { dot, stamp, parts: vec![part.clone()] }, &part);
+    let operation = Operation { dot, stamp, parts: vec![part.clone()] };
+    entity.apply(&operation, &part, &Retired::default());
     assert_eq!(entity.view(Kind::Sets), Some(crate::command::View::Set(Vec::new())));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Entity, Epoch};
+use super::{Entity, Epoch, Folded};
 use crate::command::{FieldType, FieldView, Value, View};
 use crate::dot::Dot;
 use crate::name::Kind;
@@ -29,13 +29,12 @@ impl Entity {
     /// Sums of increments and decrements of a counter, as far as no delete has seen them.
     pub(crate) fn counted(&self, field: &Option<Field>) -> (u128, u128) {
         let path = Path { field: field.clone(), leaf: Leaf::Count };
-        let from = EpochKey { path: path.clone(), origin: crate::dot::Origin(0), first: 0 };
-        let epochs = self.epochs.range(from..).take_while(|(key, _)| key.path == path);
-        let (mut plus, mut minus) = (0u128, 0u128);
-        for (_, epoch) in epochs.filter(|(_, epoch)| epoch.is_open()) {
-            plus = plus.saturating_add(epoch.total.plus - epoch.closed.plus.min(epoch.total.plus));
-            minus =
-                minus.saturating_add(epoch.total.minus - epoch.closed.minus.min(epoch.total.minus));
+        let folded = self.folded_open(&path);
+        let (mut plus, mut minus) = folded.map_or((0, 0), |folded| (folded.plus, folded.minus));
+        for (_, epoch) in self.path_epochs(&path).filter(|(_, epoch)| epoch.is_open()) {
+            let (more, less) = epoch.shown();
+            plus = plus.saturating_add(more);
+            minus = minus.saturating_add(less);
         }
         for (_, payload) in self.at(&path) {
             if let Payload::Count { plus: more, minus: less } = payload {
@@ -100,8 +99,10 @@ impl Entity {
         let live = self.live.keys().filter_map(|(path, _)| path.field.as_ref());
         let open = self.epochs.iter().filter(|(_, epoch)| epoch.is_open());
         let open = open.filter_map(|(key, _)| key.path.field.as_ref());
+        let folded = self.folded.iter().filter(|(_, folded)| !folded.closed);
+        let folded = folded.filter_map(|(path, _)| path.field.as_ref());
         let mut types: BTreeMap<&str, Vec<&Field>> = BTreeMap::new();
-        for field in live.chain(open) {
+        for field in live.chain(open).chain(folded) {
             let held = types.entry(&field.name).or_default();
             if !held.contains(&field) {
                 held.push(field);
@@ -138,11 +139,17 @@ impl Entity {
             .take_while(move |((path, _), _)| path.field.as_ref().is_some_and(|f| f.name == name))
     }
 
-    /// The epochs of a map's counter field.
-    pub(crate) fn field_epochs(&self, name: &str) -> impl Iterator<Item = (&EpochKey, &Epoch)> {
+    /// What a map's counter field has open: its epochs, and what of them was folded.
+    pub(crate) fn field_open(
+        &self,
+        name: &str,
+    ) -> (Path, impl Iterator<Item = (&EpochKey, &Epoch)>, Option<&Folded>) {
         let field = Field { name: name.into(), kind: FieldType::Counter };
         let path = Path { field: Some(field), leaf: Leaf::Count };
+        let folded = self.folded_open(&path);
         let from = EpochKey { path: path.clone(), origin: crate::dot::Origin(0), first: 0 };
-        self.epochs.range(from..).take_while(move |(key, _)| key.path == path)
+        let within = path.clone();
+        let epochs = self.epochs.range(from..).take_while(move |(key, _)| key.path == within);
+        (path, epochs.filter(|(_, epoch)| epoch.is_open()), folded)
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use atoll_store::dot::Origin;
 use atoll_store::engine::Readiness;
-use atoll_store::name::EntityKey;
+use atoll_store::name::{EntityKey, Kind};
 use atoll_store::operation::Operation;
 use atoll_store::transfer::{Chunk, Incoming, Outgoing};
 use bytes::Bytes;
 
 use super::random::{Mix, Random, changes, keys};
+use super::retire::Ends;
 use super::{Node, SHARD, options};
 
 struct Transfer {
@@ -18,6 +19,8 @@ struct Transfer {
     out: Outgoing,
     incoming: Incoming,
     budget: usize,
+    /// The roll of its sender: vectors compare only where it is the receiver's, too.
+    roll: (u32, u64),
 }
 
 /// What may happen besides writes and deliveries.
@@ -25,6 +28,8 @@ struct Transfer {
 pub struct Chaos {
     pub transfers: bool,
     pub restarts: bool,
+    /// Origins that ended are retired, and lost disks replaced by empty ones.
+    pub retires: bool,
     pub mix: Mix,
 }
 
@@ -35,6 +40,12 @@ pub struct Cluster {
     /// Every operation, by origin, and in the order in which they were written.
     pub history: BTreeMap<Origin, Vec<Bytes>>,
     pub order: Vec<Bytes>,
+    /// The same as if nothing had ever been folded, and a node that has seen it all.
+    pub plain: Vec<Operation>,
+    pub truth: Node,
+    /// Nodes whose disk was lost, until they have taken a state.
+    pub fresh: Vec<bool>,
+    pub ends: Ends,
     transfers: Vec<Transfer>,
     chaos: Chaos,
     now: u64,
@@ -49,12 +60,19 @@ impl Cluster {
             keys: keys(),
             history: BTreeMap::new(),
             order: Vec::new(),
+            plain: Vec::new(),
+            truth: Node::new(u64::MAX),
+            fresh: vec![false; size],
+            ends: Ends::default(),
             transfers: Vec::new(),
             chaos,
             now: 1_000_000,
             next_origin: 0,
         };
-        for _ in 0..size {
+        if chaos.retires {
+            cluster.keys.retain(|key| matches!(key.kind, Kind::Counters | Kind::Maps));
+        }
+        for at in 0..size {
             let mut options = options();
             if cluster.random.one_in(2) {
                 options.cache_bytes = 4000;
@@ -63,6 +81,7 @@ impl Cluster {
             let origin = cluster.draw();
             let memory = std::sync::Arc::new(atoll_store::backend::memory::Memory::new());
             cluster.nodes.push(Node::open(memory, options, origin));
+            cluster.ends.starts(at, Origin(origin));
         }
         cluster
     }
@@ -84,13 +103,23 @@ impl Cluster {
             13 => self.duplicate(),
             14..=17 if self.chaos.transfers => self.transfer(),
             18 => self.maintain(),
+            19 if self.chaos.retires && self.random.one_in(8) => self.lose_disk(),
+            19 if self.chaos.retires => self.restart(),
             19 if self.chaos.restarts && self.random.one_in(5) => self.restart(),
             _ => self.deliver(),
+        }
+        if self.chaos.retires {
+            (0..6).for_each(|_| self.deliver());
+            self.watch_ends();
+            (0..3).for_each(|_| self.step_ends());
         }
     }
 
     fn write(&mut self) {
         let at = self.random.below(self.nodes.len());
+        if self.fresh[at] {
+            return;
+        }
         let node = &mut self.nodes[at];
         node.now = self.now + self.random.below(500) as u64;
         let asked = changes(&mut self.random, node, &self.keys, self.chaos.mix);
@@ -98,6 +127,9 @@ impl Cluster {
         let Ok((_, bytes)) = node.stage(&asked) else { return };
         node.commit();
         self.history.entry(origin).or_default().push(bytes.clone());
+        let plain = self.unfolded(&bytes);
+        self.truth.engine.apply(SHARD, &plain, plain.encode());
+        self.plain.push(plain);
         self.order.push(bytes);
     }
 
@@ -141,7 +173,8 @@ impl Cluster {
             let to = (from + 1 + self.random.below(self.nodes.len() - 1)) % self.nodes.len();
             let budget = [40, 200, 1500][self.random.below(3)];
             let (out, incoming) = (Outgoing::new(SHARD), Incoming::default());
-            self.transfers.push(Transfer { from, to, out, incoming, budget });
+            let roll = self.nodes[from].engine.roll();
+            self.transfers.push(Transfer { from, to, out, incoming, budget, roll });
         } else if !self.transfers.is_empty() {
             let which = self.random.below(self.transfers.len());
             self.step_transfer(which);
@@ -150,16 +183,49 @@ impl Cluster {
 
     fn step_transfer(&mut self, which: usize) {
         let transfer = &mut self.transfers[which];
-        let node = &mut self.nodes[transfer.from];
-        let chunk = node.engine.chunk(&mut transfer.out, transfer.budget).unwrap();
+        let Transfer { from, to, roll, .. } = *transfer;
+        // Only whole copies tell what they have, to nodes with the same roll.
+        let rolls = [from, to].map(|at| self.nodes[at].engine.roll());
+        if self.fresh[from] || !self.nodes[from].engine.is_whole(SHARD) || rolls != [roll; 2] {
+            self.transfers.swap_remove(which);
+            return;
+        }
+        let chunk = self.nodes[from].engine.chunk(&mut transfer.out, transfer.budget).unwrap();
         let bytes = super::encode(&chunk);
-        let chunk: Chunk = super::decode(&bytes).unwrap();
+        let mut chunk: Chunk = super::decode(&bytes).unwrap();
+        let node = &mut self.nodes[to];
+        node.engine.adopt(&mut chunk.vector);
+        for ahead in chunk.states.iter_mut().filter_map(|state| state.ahead.as_mut()) {
+            node.engine.adopt(ahead);
+        }
         if transfer.incoming.push(chunk) {
             let done = self.transfers.swap_remove(which);
-            let node = &mut self.nodes[done.to];
             node.engine.switch(SHARD, done.incoming).unwrap();
             node.commit();
+            self.fresh[to] = false;
         }
+    }
+
+    /// A node whose disk is lost starts with an empty one, and the roll of the others.
+    fn lose_disk(&mut self) {
+        let at = self.random.below(self.nodes.len());
+        let (origin, count) = (self.nodes[at].origin, self.nodes.len());
+        let issued = self.history.get(&origin).map_or(0, Vec::len) as u64;
+        let known = |node: &Node| node.vector().sequence(origin) >= issued;
+        let others: Vec<usize> = (0..count).filter(|other| *other != at).collect();
+        // What only it knew would be lost with it.
+        if !others.iter().all(|other| !self.fresh[*other] && known(&self.nodes[*other])) {
+            return;
+        }
+        self.transfers.retain(|transfer| transfer.from != at && transfer.to != at);
+        let drawn = self.draw();
+        let options = self.nodes[at].options;
+        let memory = std::sync::Arc::new(atoll_store::backend::memory::Memory::new());
+        self.nodes[at] = Node::open(memory, options, drawn);
+        self.fresh[at] = true;
+        self.ends.starts(at, Origin(drawn));
+        self.ends.wipes(at);
+        self.tell_all_retired(at);
     }
 
     fn maintain(&mut self) {
@@ -177,10 +243,13 @@ impl Cluster {
         let origin = self.draw();
         self.transfers.retain(|transfer| transfer.from != at && transfer.to != at);
         let node = self.nodes.remove(at);
-        let (before, views) = seen(node, &self.keys);
+        let (before, (vector, views)) = seen(node, &self.keys);
         let node = before.restart(origin);
-        let (node, again) = seen(node, &self.keys);
+        self.ends.starts(at, Origin(origin));
+        let (node, (risen, again)) = seen(node, &self.keys);
         assert_eq!(again, views, "a restart changes nothing");
+        // What catches up by operations alone covers what was retired when it starts.
+        assert!(risen == vector || self.fresh[at], "{risen:?} after {vector:?}");
         self.nodes.insert(at, node);
     }
 
@@ -188,6 +257,16 @@ impl Cluster {
     pub fn heal(&mut self) {
         while !self.transfers.is_empty() {
             self.step_transfer(0);
+        }
+        (0..self.nodes.len()).for_each(|at| self.tell_all_retired(at));
+        while let Some(to) = self.fresh.iter().position(|fresh| *fresh) {
+            let from = self.fresh.iter().position(|fresh| !*fresh).unwrap();
+            let (out, incoming) = (Outgoing::new(SHARD), Incoming::default());
+            let roll = self.nodes[from].engine.roll();
+            self.transfers.push(Transfer { from, to, out, incoming, budget: 500, roll });
+            while !self.transfers.is_empty() {
+                self.step_transfer(0);
+            }
         }
         loop {
             let mut moved = false;
@@ -208,8 +287,8 @@ impl Cluster {
     /// A node that was fed with the history, in the order in which it was written.
     pub fn reference(&self) -> Node {
         let mut node = Node::new(u64::MAX);
-        for bytes in &self.order {
-            assert_eq!(node.receive(bytes), Readiness::Ready);
+        for operation in &self.plain {
+            assert_eq!(node.receive(&operation.encode()), Readiness::Ready);
         }
         node
     }

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod random;
+pub mod retire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

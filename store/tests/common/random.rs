@@ -34,16 +34,18 @@ impl Random {
 /// What random histories may contain.
 #[derive(Clone, Copy)]
 pub struct Mix {
-    /// Deletes, and removes of fields.
-    pub deletes: bool,
+    /// One command in so many is a delete, or removes fields; 0 for none.
+    pub deletes: usize,
     /// Request hashes.
     pub keyed: bool,
     /// Times to live.
     pub ttl: bool,
 }
 
-pub const EVERYTHING: Mix = Mix { deletes: true, keyed: true, ttl: true };
-pub const PLAIN: Mix = Mix { deletes: false, keyed: false, ttl: false };
+pub const EVERYTHING: Mix = Mix { deletes: 7, keyed: true, ttl: true };
+pub const PLAIN: Mix = Mix { deletes: 0, keyed: false, ttl: false };
+/// Counters that grow old before they are deleted.
+pub const LASTING: Mix = Mix { deletes: 30, keyed: true, ttl: false };
 
 /// Two entities of each kind.
 pub fn keys() -> Vec<EntityKey> {
@@ -95,7 +97,7 @@ fn name(random: &mut Random) -> String {
 
 /// A command for a kind; `seen` are dots that a client of a multi-register may name.
 pub fn command(random: &mut Random, kind: Kind, seen: &[Dot], mix: Mix) -> Command {
-    if mix.deletes && random.one_in(7) {
+    if mix.deletes > 0 && random.one_in(mix.deletes) {
         return Command::Delete;
     }
     match kind {
@@ -114,7 +116,8 @@ pub fn command(random: &mut Random, kind: Kind, seen: &[Dot], mix: Mix) -> Comma
             Command::Members { add, remove }
         }
         Kind::Maps => {
-            let removes = if mix.deletes { random.below(2) } else { 0 };
+            let rare = mix.deletes > 0 && random.one_in(1 + mix.deletes / 10);
+            let removes = if rare { random.below(2) } else { 0 };
             let remove = (0..removes).map(|_| name(random)).collect();
             let update = (0..random.below(3)).map(|_| (name(random), field(random))).collect();
             Command::Fields { update, remove }
