@@ -163,6 +163,26 @@ fn r5_a_clock_far_ahead_refuses_to_stamp() {
 }
 
 #[test]
+fn r5_answers_that_come_late_make_no_clock_wrong_and_none_right() {
+    let mut group = Group::connected(3);
+    let now = group.now;
+    let node = group.nodes.get_mut(&1).unwrap();
+    let mut expect = |sent, clock, read, ahead_ms: Option<u64>| {
+        let pong = Message::Pong { sent, clock }.encode();
+        node.run(read, [2, 3].map(|peer| Event::Received(node_id(peer), pong.clone())).into());
+        let (done, _) = node.write(read, change(&set(), add("x")));
+        assert_eq!(done.err(), ahead_ms.map(|ahead_ms| Refusal::ClockSkew { ahead_ms }));
+    };
+    expect(now, now + 10, now + 2_000, None);
+    // The clock jumps ahead by 700 ms: seen at once, even where the answer waits to be read.
+    expect(now + 2_700, now + 2_000, now + 4_700, Some(700));
+    // A question that is answered late does not hide it.
+    expect(now + 5_700, now + 7_000, now + 7_710, Some(700));
+    // Put right, it is right with the first answer that leaves no doubt.
+    expect(now + 8_000, now + 8_005, now + 8_010, None);
+}
+
+#[test]
 fn r8_a_divergence_is_repaired_and_a_logged_remove_wins() {
     let mut group = Group::connected(2);
     // One origin, two histories: the vectors are equal, the contents are not.
