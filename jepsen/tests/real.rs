@@ -50,6 +50,30 @@ fn a_short_run_is_good_and_a_lost_write_in_it_is_found() -> Result<()> {
 }
 
 #[test]
+fn a_region_whose_nodes_change_loses_nothing() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let plan = Plan {
+        workload: "pubsub".into(),
+        faults: vec![Fault::Join, Fault::Leave],
+        regions: 1,
+        nodes: 3,
+        time_limit: Duration::from_secs(5),
+        rate: 30.0,
+        concurrency: 4,
+        seed: 1,
+        quiet: Duration::from_secs(1),
+        directory: directory.path().join("run"),
+        program: Program::within(env!("CARGO_BIN_EXE_jepsen")),
+        options: Vec::new(),
+    };
+    let outcome = run(&plan)?;
+    ensure!(outcome.is_good(), "{:#?}", outcome.verdicts);
+    ensure!(outcome.faults.keys().eq(["join", "leave"]), "{:?}", outcome.faults);
+    ensure!(outcome.excused == 0, "nothing was lost that could be excused");
+    Ok(())
+}
+
+#[test]
 fn no_node_outlives_a_run_that_is_killed_not_even_a_stopped_one() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let run = directory.path().join("run");
