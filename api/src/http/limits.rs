@@ -23,8 +23,8 @@ pub struct Limits {
     pub head_ms: u64,
     /// Milliseconds for a request's body; default 30,000; above: 408.
     pub body_ms: u64,
-    /// Milliseconds that a stopping server, while it has connections, goes on answering, and then as
-    /// long for those alone; default 250: more than from a client to here and back.
+    /// Milliseconds that a stopping server, while it has connections, goes on taking more, and then
+    /// as long without; default 250: more than from a client to here and back.
     pub linger_ms: u64,
     /// Milliseconds that a stopping server waits for running requests; default 10,000.
     pub drain_ms: u64,
