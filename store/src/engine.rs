@@ -325,12 +325,13 @@ impl Engine {
         let Dot { origin, sequence } = operation.dot;
         let empty = VersionVector::default();
         let vector = self.shards.get(&id).map_or(&empty, |shard| &shard.vector);
-        let next = vector.sequence(origin) + 1;
-        if sequence < next {
+        // Of an origin that was retired all was seen: there is no next one.
+        let seen = vector.sequence(origin);
+        if sequence <= seen {
             let again = Mutant::MergeTwice.is_on() && operation.counts();
             return if again { Readiness::Ready } else { Readiness::Seen };
         }
-        if sequence > next && !Mutant::ApplyOutOfOrder.is_on() {
+        if sequence > seen + 1 && !Mutant::ApplyOutOfOrder.is_on() {
             return Readiness::Waits(Dot { origin, sequence: sequence - 1 });
         }
         let missing = operation.named().find(|dot| !vector.covers(*dot));

@@ -140,7 +140,8 @@ impl Engine {
         context: &VersionVector,
     ) -> Result<Vec<Operation>, Trimmed> {
         let own = self.vector(id);
-        let beyond = own.iter().map(|(origin, _)| (origin, context.sequence(origin) + 1));
+        let beyond =
+            own.iter().map(|(origin, _)| (origin, context.sequence(origin).saturating_add(1)));
         let wanted: Vec<(Origin, u64)> = beyond.collect();
         let mut operations = Vec::new();
         for bytes in self.operations_of(id, &wanted, usize::MAX)? {
