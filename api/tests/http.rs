@@ -35,6 +35,7 @@ async fn every_kind_is_written_and_read() {
         assert_eq!(read.json(), json);
         assert_eq!(read.header("etag"), format!("\"{}\"", json["version"].as_str().expect("text")));
         assert!(!read.header("atoll-region").is_empty());
+        assert_eq!(read.header("atoll-node"), format!("{}-1", read.header("atoll-region")));
         let same = surface.ask("GET", &path, &[("if-none-match", read.header("etag"))], "").await;
         assert_eq!((same.status, same.text.as_str()), (304, ""));
         let gone = surface.ask("DELETE", &path, &[], "").await.json();

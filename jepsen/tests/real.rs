@@ -50,6 +50,44 @@ fn a_short_run_is_good_and_a_lost_write_in_it_is_found() -> Result<()> {
 }
 
 #[test]
+fn a_region_whose_nodes_change_loses_nothing() -> Result<()> {
+    let outcome = in_one_region(vec![Fault::Join, Fault::Leave])?;
+    ensure!(outcome.faults.keys().eq(["join", "leave"]), "{:?}", outcome.faults);
+    Ok(())
+}
+
+#[test]
+fn a_region_whose_nodes_restart_in_turn_loses_nothing() -> Result<()> {
+    let outcome = in_one_region(vec![Fault::Rolling])?;
+    // All three, however short the run was to be.
+    ensure!(outcome.faults["rolling"] >= 3, "{:?}", outcome.faults);
+    Ok(())
+}
+
+/// A short run in one region of three nodes, in which no process is killed.
+fn in_one_region(faults: Vec<Fault>) -> Result<Outcome> {
+    let directory = tempfile::tempdir()?;
+    let plan = Plan {
+        workload: "pubsub".into(),
+        faults,
+        regions: 1,
+        nodes: 3,
+        time_limit: Duration::from_secs(4),
+        rate: 40.0,
+        concurrency: 4,
+        seed: 1,
+        quiet: Duration::from_secs(1),
+        directory: directory.path().join("run"),
+        program: Program::within(env!("CARGO_BIN_EXE_jepsen")),
+        options: Vec::new(),
+    };
+    let outcome = run(&plan)?;
+    ensure!(outcome.is_good(), "{:#?}", outcome.verdicts);
+    ensure!(outcome.excused == 0, "nothing was lost that could be excused");
+    Ok(outcome)
+}
+
+#[test]
 fn no_node_outlives_a_run_that_is_killed_not_even_a_stopped_one() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let run = directory.path().join("run");

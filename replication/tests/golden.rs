@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use atoll_replication::core::Event;
 use atoll_replication::core::message::{Message, Vectors};
 use atoll_replication::core::{Reply, Written};
+use atoll_replication::placement::Version;
 use atoll_store::backend::memory::Snapshot;
 use atoll_store::command::View;
 use atoll_store::dot::{Dot, Hlc, Origin, VersionVector};
@@ -53,6 +54,12 @@ fn dots(operations: &[Bytes]) -> String {
 fn vector(vector: &VersionVector) -> String {
     let each: Vec<String> = vector.iter().map(|(o, seq)| format!("{}:{seq}", o.0)).collect();
     format!("[{}]", each.join(" "))
+}
+
+fn records(versions: &[(String, Version)]) -> String {
+    let each: Vec<String> =
+        versions.iter().map(|(region, v)| format!("{region} {}", v.number)).collect();
+    each.join(", ")
 }
 
 fn text(message: &Message) -> String {
@@ -98,11 +105,9 @@ fn text(message: &Message) -> String {
         Message::EntityReply { state, .. } => {
             format!("copy of {}: {} items", state.key, state.items.len())
         }
-        Message::Records(versions) => {
-            let each: Vec<String> =
-                versions.iter().map(|(region, v)| format!("{region} {}", v.number)).collect();
-            format!("records {}", each.join(", "))
-        }
+        Message::Records(versions) => format!("records {}", records(versions)),
+        Message::NewerRecords(versions) => format!("newer records {}", records(versions)),
+        Message::RecordsRequest(regions) => format!("request of records: {}", regions.join(", ")),
         Message::Record(record) => format!("record {} {}", record.region, record.version.number),
         Message::Follow { epoch, .. } => format!("follows the move of {epoch}: what do you have?"),
         Message::Followed { epoch, vector: at, .. } => {

@@ -14,7 +14,7 @@ use atoll_store::shard::ShardId;
 use bytes::Bytes;
 use common::group::Group;
 use common::random::Random;
-use common::{add, change, key, keyed, node_id, plus, remove, value};
+use common::{add, change, key, keyed, node_id, plus, record, remove, value};
 
 const SHARD: ShardId = ShardId { placement: 0, slot: 0 };
 
@@ -145,6 +145,44 @@ fn r3_a_lost_chunk_is_made_up_for() {
 }
 
 #[test]
+fn a_record_goes_to_each_node_once_whoever_tells_of_it() {
+    let mut group = Group::connected(6);
+    // Several at once: what is asked for is answered with the newest.
+    let records = (1..=4).map(|number| Event::Placed(Box::new(record("r1", number, &[1], None))));
+    group.run(1, records.collect());
+    let mut copies = 0;
+    while let Some((from, to, frame)) = group.wire.first().cloned() {
+        copies += usize::from(matches!(Message::decode(&frame), Ok(Message::Record(_))));
+        group.wire.remove(0);
+        group.run(to, vec![Event::Received(node_id(from), frame)]);
+    }
+    assert_eq!((copies, known(&group)), (5, vec![4; 6]));
+}
+
+#[test]
+fn a_record_that_does_not_come_is_asked_of_another() {
+    let mut group = Group::connected(3);
+    group.run(1, vec![Event::Placed(Box::new(record("r1", 1, &[1], None)))]);
+    group.deliver(1, 2);
+    group.deliver(1, 3);
+    group.deliver(2, 1);
+    group.deliver(1, 2);
+    // Node 3 has asked node 1, which goes; node 2, which has it by now, tells of it meanwhile.
+    group.disconnect(1, 3);
+    group.deliver(2, 3);
+    group.wait(1_000);
+    assert_eq!(known(&group), [1, 1, 1]);
+}
+
+/// The number of the record of `r1` at each node.
+fn known(group: &Group) -> Vec<u64> {
+    let of = |node: &common::Node| {
+        node.core.status().placement.region("r1").map_or(0, |record| record.version.number)
+    };
+    group.nodes.values().map(of).collect()
+}
+
+#[test]
 fn r5_a_clock_far_ahead_refuses_to_stamp() {
     let mut group = Group::connected(3);
     let ahead = group.now + 700;
@@ -160,6 +198,26 @@ fn r5_a_clock_far_ahead_refuses_to_stamp() {
     let message = operations(SHARD, vec![foreign(1, &["y"], &[])]);
     node.run(ahead, vec![Event::Received(node_id(2), message.encode())]);
     assert_eq!(members(&mut group, 1), ["y"]);
+}
+
+#[test]
+fn r5_answers_that_come_late_make_no_clock_wrong_and_none_right() {
+    let mut group = Group::connected(3);
+    let now = group.now;
+    let node = group.nodes.get_mut(&1).unwrap();
+    let mut expect = |sent, clock, read, ahead_ms: Option<u64>| {
+        let pong = Message::Pong { sent, clock }.encode();
+        node.run(read, [2, 3].map(|peer| Event::Received(node_id(peer), pong.clone())).into());
+        let (done, _) = node.write(read, change(&set(), add("x")));
+        assert_eq!(done.err(), ahead_ms.map(|ahead_ms| Refusal::ClockSkew { ahead_ms }));
+    };
+    expect(now, now + 10, now + 2_000, None);
+    // The clock jumps ahead by 700 ms: seen at once, even where the answer waits to be read.
+    expect(now + 2_700, now + 2_000, now + 4_700, Some(700));
+    // A question that is answered late does not hide it.
+    expect(now + 5_700, now + 7_000, now + 7_710, Some(700));
+    // Put right, it is right with the first answer that leaves no doubt.
+    expect(now + 8_000, now + 8_005, now + 8_010, None);
 }
 
 #[test]

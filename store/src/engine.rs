@@ -305,6 +305,7 @@ impl Engine {
         let Dot { origin, sequence } = operation.dot;
         let empty = VersionVector::default();
         let vector = self.shards.get(&id).map_or(&empty, |shard| &shard.vector);
+        // Of an origin that was retired all was seen: there is no next one.
         let seen = vector.sequence(origin);
         if sequence <= seen {
             let again = Mutant::MergeTwice.is_on() && operation.counts();

@@ -23,6 +23,9 @@ pub struct Limits {
     pub head_ms: u64,
     /// Milliseconds for a request's body; default 30,000; above: 408.
     pub body_ms: u64,
+    /// Milliseconds that a stopping server, while it has connections, goes on taking more, and then
+    /// as long without; default 250: more than from a client to here and back.
+    pub linger_ms: u64,
     /// Milliseconds that a stopping server waits for running requests; default 10,000.
     pub drain_ms: u64,
 }
@@ -39,6 +42,7 @@ impl Default for Limits {
             connections: 20_000,
             head_ms: 60_000,
             body_ms: 30_000,
+            linger_ms: 250,
             drain_ms: 10_000,
         }
     }

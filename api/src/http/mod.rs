@@ -39,8 +39,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::http::{HeaderValue, Uri};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -64,6 +65,9 @@ pub struct Options {
     /// Carries requests to nodes that hold what this one does not; without it they are refused.
     pub forwarder: Option<Forwarder>,
 }
+
+/// Which node answered: one that holds the shard, where the one that was asked does not.
+const NODE: HeaderName = HeaderName::from_static("atoll-node");
 
 /// What handlers share; a cheap clone.
 #[derive(Clone)]
@@ -94,6 +98,8 @@ pub fn router(node: Node, options: Options) -> Router {
     let (routes, openapi) = described();
     let region = HeaderValue::from_str(node.region());
     let source = format!("/regions/{}/nodes/{}", node.region(), node.id());
+    let name = HeaderValue::from_str(node.name()).unwrap_or(HeaderValue::from_static(""));
+    let routes = routes.layer(map_response_with_state(name, named));
     routes.with_state(App(Arc::new(Shared {
         node,
         limits: options.limits,
@@ -103,6 +109,12 @@ pub fn router(node: Node, options: Options) -> Router {
         region: region.unwrap_or(HeaderValue::from_static("")),
         source,
     })))
+}
+
+/// Says who answered; what another node answered says so already.
+async fn named(State(name): State<HeaderValue>, mut response: Response) -> Response {
+    response.headers_mut().entry(NODE).or_insert(name);
+    response
 }
 
 /// The routes and their description.

@@ -76,7 +76,9 @@ fn introduction() -> String {
     format!(
         "A geo-replicated store of CRDTs. An entity is kind/collection/id. Every error is a \
          problem (RFC 9457) with type, title, status, detail, instance, code, outcome (applied, \
-         not-applied or unknown) and retryable; what is retryable carries Retry-After.\n\n\
+         not-applied or unknown) and retryable; what is retryable carries Retry-After. Every \
+         answer names the node that gave it in Atoll-Node: another one of the region, where the \
+         one that was asked does not hold what it was asked for.\n\n\
          Codes:\n\n{}",
         codes()
     )

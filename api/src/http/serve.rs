@@ -5,7 +5,10 @@
 //! 2. A head must arrive within `Limits::head_ms`: a slow client holds a connection, not for ever.
 //!    What follows it, and the answer, may take longer.
 //! 3. A handler that panics costs its own request: 500 `internal`, outcome unknown.
-//! 4. After `shutdown`, nothing is accepted; running requests get `Limits::drain_ms`.
+//! 4. After `shutdown`, who asks is answered for `Limits::linger_ms`, and told that the connection
+//!    ends; then nothing is accepted, and what is on its way over a connection has as long again.
+//!    A connection that is closed under a request leaves its client not knowing what was done.
+//! 5. Running requests get `Limits::drain_ms`.
 //!
 //! Left out: TLS.
 
@@ -14,19 +17,22 @@ use std::future::Future;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use super::limits::Limits;
 use super::meter::{Meter, Route};
@@ -59,36 +65,65 @@ pub async fn serve_with(
         slots: Arc::new(Semaphore::new(limits.connections)),
         head: Duration::from_millis(limits.head_ms),
     };
-    // Dropped by the accept loop on its way out; each connection watches it.
-    let (stop, stopped) = watch::channel(());
-    // Each connection holds a receiver: `closed` completes when the last has ended.
-    let (alive, guard) = watch::channel(());
+    // Each connection holds a receiver: `closed` completes when none is open.
+    let open = watch::Sender::new(());
+    // Dropped when connections are to end; each of them watches it.
+    let stop = watch::Sender::new(());
+    let take = |(stream, slot): (TcpStream, OwnedSemaphorePermit)| {
+        let connection = server.connection(stream, stop.subscribe());
+        let guard = open.subscribe();
+        tokio::spawn(async move {
+            connection.await;
+            drop((guard, slot));
+        });
+    };
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
-            accepted = accept(&listener, &server.slots) => {
-                let (stream, slot) = accepted;
-                let (stopped, guard) = (stopped.clone(), guard.clone());
-                let connection = server.connection(stream, stopped);
-                tokio::spawn(async move {
-                    connection.await;
-                    drop((guard, slot));
-                });
-            }
+            accepted = accept(&listener, &server.slots) => take(accepted),
         }
     }
-    drop((listener, stop, stopped, guard));
-    let _ = tokio::time::timeout(Duration::from_millis(limits.drain_ms), alive.closed()).await;
+    server.service.closing.store(true, Ordering::Relaxed);
+    let linger = Duration::from_millis(limits.linger_ms);
+    let end = Instant::now() + linger;
+    loop {
+        tokio::select! {
+            biased;
+            () = open.closed() => break,
+            () = tokio::time::sleep_until(end) => break,
+            accepted = accept(&listener, &server.slots) => take(accepted),
+        }
+    }
+    waiting(listener, &server.slots).into_iter().for_each(take);
+    let _ = tokio::time::timeout(linger, open.closed()).await;
+    drop(stop);
+    let _ = tokio::time::timeout(Duration::from_millis(limits.drain_ms), open.closed()).await;
     Ok(())
+}
+
+/// Connections that the system has accepted, and that would be reset with their listener.
+fn waiting(
+    listener: TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Vec<(TcpStream, OwnedSemaphorePermit)> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let next = || {
+        let slot = slots.clone().try_acquire_owned().ok()?;
+        let (stream, _) = listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        stream.set_nodelay(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, slot))
+    };
+    std::iter::from_fn(next).collect()
 }
 
 /// The next connection, once there is a slot for it.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+) -> (TcpStream, OwnedSemaphorePermit) {
     let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
@@ -194,11 +229,14 @@ impl Server {
 pub(super) struct Surface {
     inner: TowerToHyperService<Router>,
     meter: Arc<Meter>,
+    /// Connections end after the request that they are in; HTTP/2 has a way of its own.
+    closing: Arc<AtomicBool>,
 }
 
 impl Surface {
     pub(super) fn new(router: Router) -> Surface {
-        Surface { inner: TowerToHyperService::new(router), meter: Arc::new(Meter::default()) }
+        let inner = TowerToHyperService::new(router);
+        Surface { inner, meter: Arc::default(), closing: Arc::default() }
     }
 }
 
@@ -210,10 +248,11 @@ impl Service<Request<Incoming>> for Surface {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let route = Route::of(request.uri().path());
         let meter = self.meter.clone();
+        let closing = (request.version() < Version::HTTP_2).then(|| self.closing.clone());
         let start = std::time::Instant::now();
         let running = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
-            let response = match running.await {
+            let mut response = match running.await {
                 Ok(Ok(response)) => response,
                 Ok(Err(never)) => match never {},
                 Err(_) => {
@@ -221,6 +260,9 @@ impl Service<Request<Incoming>> for Surface {
                     Problem::internal().into_response()
                 }
             };
+            if closing.is_some_and(|closing| closing.load(Ordering::Relaxed)) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             meter.record(route, response.status(), start.elapsed());
             Ok(response)
         })
@@ -231,7 +273,7 @@ impl Service<Request<Incoming>> for Surface {
 mod tests {
     use super::*;
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
     use tokio::sync::{Notify, oneshot};
 
     /// A server on a port of its own; dropping `stop` stops it.
@@ -342,6 +384,46 @@ mod tests {
             release.notify_one();
         });
         assert!(answer.ends_with("done"), "{answer}");
+        let done = tokio::time::timeout(Duration::from_secs(10), server.done).await;
+        done.expect("stops in time").expect("no panic").expect("no error");
+    }
+
+    #[tokio::test]
+    async fn who_asks_while_it_stops_is_answered_and_told_to_go() {
+        let router = Router::new().route("/", get(async || "fine"));
+        let limits = Limits { linger_ms: 60_000, ..Limits::default() };
+        let mut server = start(router, limits).await;
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let open = async || {
+            let stream = TcpStream::connect(("127.0.0.1", server.port)).await.expect("connected");
+            BufReader::new(stream)
+        };
+        let (mut idle, mut busy) = (open().await, open().await);
+        idle.write_all(request).await.expect("sent");
+        idle.read_until(b'e', &mut Vec::new()).await.expect("answered");
+        drop(server.stop.take());
+        // It has noticed once an answer says so; until then the connection goes on.
+        let mut answer = String::new();
+        while !answer.contains("connection: close") {
+            busy.write_all(request).await.expect("sent");
+            answer.clear();
+            while !answer.ends_with("fine") {
+                answer.push(busy.read_u8().await.expect("answered") as char);
+            }
+        }
+        drop(busy);
+        let last = async |mut stream: BufReader<TcpStream>| {
+            stream.write_all(request).await.expect("sent");
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).await.expect("answered, and closed");
+            assert!(rest.contains("connection: close") && rest.ends_with("fine"), "{rest}");
+        };
+        // Those that are new, and the one that was open before.
+        for _ in 0..50 {
+            last(open().await).await;
+        }
+        last(idle).await;
+        // Nobody is left to wait for.
         let done = tokio::time::timeout(Duration::from_secs(10), server.done).await;
         done.expect("stops in time").expect("no panic").expect("no error");
     }

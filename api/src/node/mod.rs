@@ -398,6 +398,11 @@ impl Node {
         &self.0.settings.region
     }
 
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        &self.0.settings.name
+    }
+
     /// This node's id, hex.
     pub fn id(&self) -> &str {
         &self.0.id

@@ -62,6 +62,22 @@ impl Region {
         Ok(())
     }
 
+    /// Every answer names who gave it: the node that was asked where it holds the shard, else one
+    /// that does.
+    fn expect_named(&self, at: usize) -> Result<()> {
+        let node = &self.nodes[at];
+        for entity in 0..ENTITIES {
+            let path = path(entity);
+            let place = node.get(&path.replacen("/v1/", "/v1/cluster/locate/", 1))?;
+            let answer = node.ask(&path)?;
+            let served = answer.header("atoll-node").context("nobody is named")?;
+            let replicas = place["replicas"]["eu"].as_array().context("no replicas")?;
+            let holds = replicas.iter().any(|replica| replica["name"] == *served);
+            ensure!(holds && (place["here"] == false || served == node.name), "{served}: {place}");
+        }
+        Ok(())
+    }
+
     /// Waits until a node says that nothing is short or on its way, and that exactly these hold
     /// replicas.
     fn await_placed(&self, at: usize, holders: &[&str]) -> Result<BTreeMap<String, usize>> {
@@ -113,6 +129,7 @@ fn a_killed_node_is_replaced_and_comes_back_as_a_newcomer() -> Result<()> {
     ensure!(loads.values().all(|load| *load == 48), "64 shards, 3 replicas, 4 nodes: {loads:?}");
     region.increment_all(&[0, 1, 2, 3])?;
     region.expect_all(&[0, 1, 2, 3], 1)?;
+    region.expect_named(3)?;
     region.nodes[1].kill()?;
     region.await_state(0, "eu-2", Some("down"))?;
     region.await_placed(2, &["eu-1", "eu-3", "eu-4"])?;

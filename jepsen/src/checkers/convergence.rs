@@ -4,9 +4,10 @@
 //! `{"node": n, "shards": {shard: {"digest": d, "vector": {origin: sequence}}}}`; lines `sample` of
 //! the nemesis carry the same as their value, and perhaps more.
 //! 1. At every sample: equal vectors of a shard mean equal digests, at any two nodes and times.
-//! 2. Final digests are equal on all nodes; a shard that is left out is empty.
+//! 2. Final digests are equal on all nodes that serve a shard: all but those that list it in
+//!    `elsewhere`. A shard that is left out is empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -22,7 +23,7 @@ pub const FINAL_DIGEST: &str = "final-digest";
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::default();
     let mut by_vector: BTreeMap<(String, String), (String, String)> = BTreeMap::new();
-    let mut first: Option<(String, BTreeMap<String, String>)> = None;
+    let mut finals: Vec<Final<'_>> = Vec::new();
     for pair in samples(history) {
         let is_final = pair.invoke.f == FINAL_DIGEST;
         verdict.judged += 1;
@@ -41,20 +42,47 @@ pub fn check(history: &History) -> Verdict {
             }
         }
         if is_final {
-            let digest =
-                |(shard, state): (&String, &Value)| (shard.clone(), text(&state["digest"]));
-            let mine = shards.iter().map(digest).collect();
-            let (other, theirs) = first.get_or_insert_with(|| (node.to_owned(), mine));
-            for shard in different(theirs, shards) {
-                verdict
-                    .blame(&pair, format!("shard {shard} of {node} and {other} did not converge"));
+            finals.push(Final::of(pair, node, shards));
+        }
+    }
+    if finals.is_empty() {
+        verdict.violations.push("no final digest was answered".into());
+    }
+    compare(&finals, &mut verdict);
+    verdict
+}
+
+/// What a node shows in the end.
+struct Final<'a> {
+    pair: Pair<'a>,
+    node: &'a str,
+    shards: &'a Map<String, Value>,
+    elsewhere: BTreeSet<&'a str>,
+}
+
+impl<'a> Final<'a> {
+    fn of(pair: Pair<'a>, node: &'a str, shards: &'a Map<String, Value>) -> Final<'a> {
+        let elsewhere = pair.end.and_then(|end| end.value["elsewhere"].as_array());
+        let elsewhere = elsewhere.into_iter().flatten().filter_map(Value::as_str).collect();
+        Final { pair, node, shards, elsewhere }
+    }
+}
+
+/// Blames whoever shows a shard otherwise than the first who serves it.
+fn compare(finals: &[Final<'_>], verdict: &mut Verdict) {
+    let shards: BTreeSet<&String> = finals.iter().flat_map(|each| each.shards.keys()).collect();
+    for each in finals {
+        for shard in &shards {
+            let serve = |other: &&Final<'_>| !other.elsewhere.contains(shard.as_str());
+            let Some(first) = finals.iter().find(serve).filter(|_| serve(&each)) else { continue };
+            let digest = |of: &Final<'_>| of.shards.get(*shard).map(|state| text(&state["digest"]));
+            if digest(first) != digest(each) {
+                let (node, other) = (each.node, first.node);
+                let what = format!("shard {shard} of {node} and {other} did not converge");
+                verdict.blame(&each.pair, what);
             }
         }
     }
-    if first.is_none() {
-        verdict.violations.push("no final digest was answered".into());
-    }
-    verdict
 }
 
 /// All samples, in order; a line of the nemesis is its own invocation.
@@ -76,17 +104,6 @@ fn sample<'a>(pair: &Pair<'a>) -> Option<(&'a str, &'a Map<String, Value>)> {
 
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// The shards whose digest is not the one expected, in order.
-fn different(expected: &BTreeMap<String, String>, shards: &Map<String, Value>) -> Vec<String> {
-    let unlike =
-        |(shard, state): &(&String, &Value)| expected.get(*shard) != Some(&text(&state["digest"]));
-    let mut found: Vec<String> =
-        shards.iter().filter(unlike).map(|(shard, _)| shard.clone()).collect();
-    found.extend(expected.keys().filter(|shard| !shards.contains_key(*shard)).cloned());
-    found.sort();
-    found
 }
 
 #[cfg(test)]
@@ -162,6 +179,20 @@ mod tests {
         lines.push((0, Invoke, "final-digest", json!(null)));
         lines.push((0, Ok, "final-digest", json!({"node": "us-1", "shards": {}})));
         expect(check, &lines, &["operation 3: shard 0/7 of us-1 and eu-1 did not converge"]);
+    }
+
+    #[test]
+    fn a_shard_that_others_serve_is_not_compared() {
+        let lines = |elsewhere: Value| {
+            let mut lines = sampled("final-digest", "eu-1", "d2", 2).to_vec();
+            let value = json!({"node": "us-1", "shards": {}, "elsewhere": elsewhere});
+            lines.push((0, Invoke, "final-digest", json!(null)));
+            lines.push((0, Ok, "final-digest", value));
+            lines
+        };
+        expect(check, &lines(json!(["0/7"])), &[]);
+        let unlike = "operation 3: shard 0/7 of us-1 and eu-1 did not converge";
+        expect(check, &lines(json!(["0/8"])), &[unlike]);
     }
 
     #[test]

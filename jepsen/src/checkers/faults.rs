@@ -12,7 +12,7 @@ use crate::history::{History, Op, Process};
 /// After it all faults are over.
 pub(super) const HEALED: &str = "healed";
 /// Faults that put another disk into a node, or another content onto it.
-const DISK: [&str; 4] = ["restore", "replace", "corrupt", "truncate"];
+const DISK: [&str; 6] = ["restore", "replace", "corrupt", "truncate", "join", "leave"];
 /// Faults that leave processes running.
 const RUNNING: [&str; 2] = ["pause", "clock"];
 /// Faults of links alone.

@@ -25,6 +25,7 @@ const HARMLESS: &[&str] = &[
     "partition",
     "pause",
     "power",
+    "rolling",
     "sample",
     "seen",
     "slow-link",

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::scale::Scale;
+use crate::matrix;
 use crate::real::node::{self, Program};
 use crate::real::{Fault, Machine, Outcome, Plan, can_mount, run};
 use crate::report::Operations;
@@ -61,6 +62,11 @@ impl Test {
         ensure!(regions <= nodes, "{regions} regions need as many nodes: give more by --nodes");
         let mounts = can_mount();
         let faults = Fault::parse_list(&nemesis, &Machine { mounts, nodes, regions })?;
+        ensure!(
+            matrix::is_run(&workload, &nemesis),
+            "{workload} knows a client by the one node that it asks, and with {nemesis} nodes come \
+             and go: choose another workload, or other faults"
+        );
         let named = format!("{workload}-{}-{}", nemesis.replace(',', "+"), scale.seed);
         let program = match scale.atoll {
             Some(path) => Program::at(path),

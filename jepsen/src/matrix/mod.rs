@@ -114,8 +114,33 @@ pub fn read(from: &[PathBuf]) -> io::Result<Vec<Row>> {
 }
 
 /// Sets of faults of the matrix, in the order of its rows.
-pub const SETS: &[&str] =
-    &["none", "partitions", "slow", "kill", "kill-all", "pause", "restore", "power", "all"];
+pub const SETS: &[&str] = &[
+    "none",
+    "partitions",
+    "slow",
+    "kill",
+    "kill-all",
+    "pause",
+    "restore",
+    "power",
+    "all",
+    "membership",
+    "rolling",
+];
+
+/// Workloads that are not run where nodes come and go: their judges know a client by the one copy
+/// that it asks.
+const BOUND: [&str; 3] = ["multi-entity", "mv-register", "session"];
+
+/// Whether a list of faults needs several nodes in each region.
+pub fn needs_more_nodes(nemesis: &str) -> bool {
+    Fault::any_roams(&Fault::expand(nemesis))
+}
+
+/// Whether a workload is run under a list of faults.
+pub fn is_run(workload: &str, nemesis: &str) -> bool {
+    !needs_more_nodes(nemesis) || !BOUND.contains(&workload)
+}
 
 /// Rows of these results, ordered by workload and faults: [`SETS`] first.
 pub fn rows(results: &[Results]) -> Vec<Row> {

@@ -23,6 +23,12 @@ const POLL: Duration = Duration::from_millis(300);
 const MORE: Duration = Duration::from_millis(20);
 /// The header of session tokens.
 const SESSION: &str = "atoll-session";
+/// The header that says which node answered.
+const SERVED: &str = "atoll-node";
+/// Refusals of what was asked for, which any node would give.
+const DESERVED: [&str; 2] = ["counter-overflow", "kind-conflict"];
+/// How a stream ends that is cut off.
+pub(crate) const NO_WORD: &str = "without a word";
 /// What stands for itself in a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -30,6 +36,10 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 pub(crate) struct Asker {
     nodes: Vec<(String, SocketAddr, Client)>,
     subscription: Option<Subscription>,
+    /// Who answered last, as the answer says: another node of the region may hold the shard.
+    served: Option<String>,
+    /// How the stream ended, if it ended in the last request: a code, or [`NO_WORD`].
+    end: Option<String>,
 }
 
 /// An open stream: of which node, of what, and why it can bring nothing more.
@@ -45,11 +55,12 @@ impl Asker {
         let node = |(name, address): (&str, SocketAddr)| {
             (name.to_owned(), address, Client::new(address, ANSWER))
         };
-        Asker { nodes: nodes.map(node).collect(), subscription: None }
+        Asker { nodes: nodes.map(node).collect(), subscription: None, served: None, end: None }
     }
 
     /// Asks a node.
     pub(crate) fn ask(&mut self, node: usize, request: &Request) -> Answer {
+        (self.served, self.end) = (None, None);
         match request {
             Request::Read { entity, session } => self.read(node, entity, session.as_deref()),
             Request::Write { .. } => self.write(node, request),
@@ -60,6 +71,16 @@ impl Asker {
         }
     }
 
+    /// Who answered the last request, if it was answered by one.
+    pub(crate) fn served(&self) -> Option<&str> {
+        self.served.as_deref()
+    }
+
+    /// How the stream ended, if it ended in the last request.
+    pub(crate) fn stream_end(&self) -> Option<&str> {
+        self.end.as_deref()
+    }
+
     fn read(
         &mut self,
         node: usize,
@@ -67,7 +88,7 @@ impl Asker {
         session: Option<&str>,
     ) -> Answer {
         let headers: Vec<_> = session.map(|token| (SESSION, token)).into_iter().collect();
-        match self.nodes[node].2.send("GET", &path(entity), &headers, b"") {
+        match self.send(node, "GET", &path(entity), &headers, b"") {
             Ok(response) if is_absent(&response) => done(&response),
             other => answer(other),
         }
@@ -89,7 +110,20 @@ impl Asker {
         headers.extend(quoted.as_deref().map(|seen| ("if-match", seen)));
         let body = if verb == "DELETE" { String::new() } else { body.to_string() };
         let path = format!("{}?consistency=one", path(entity));
-        answer(self.nodes[node].2.send(verb, &path, &headers, body.as_bytes()))
+        answer(self.send(node, verb, &path, &headers, body.as_bytes()))
+    }
+
+    fn send(
+        &mut self,
+        node: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response, Error> {
+        let response = self.nodes[node].2.send(method, path, headers, body)?;
+        self.served = response.header(SERVED).map(str::to_owned);
+        Ok(response)
     }
 
     fn poll(&mut self, node: usize, path: String, since: Option<&str>, reconnect: bool) -> Answer {
@@ -117,6 +151,7 @@ impl Asker {
                 Ok(None) => break,
                 Ok(Some(line)) => match record(&line) {
                     Some(record) => {
+                        self.end = end(&line).or(self.end.take());
                         records.push(record);
                         continue;
                     }
@@ -131,6 +166,7 @@ impl Asker {
                 }
                 Err(error) => Answer::Lost(error.to_string()),
             };
+            self.end = Some(NO_WORD.into());
             if records.is_empty() {
                 return ended;
             }
@@ -141,6 +177,23 @@ impl Asker {
         self.subscription = (!said).then_some(open);
         Answer::Records(name, records)
     }
+}
+
+/// Why a node did not answer what it should have, in a word; `None` if it did.
+pub(crate) fn failure(answer: &Answer) -> Option<&str> {
+    match answer {
+        // What is no code says why it could not be reached.
+        Answer::Refused(code) if code.contains(' ') => Some("unreachable"),
+        Answer::Refused(code) => Some(code.as_str()).filter(|code| !DESERVED.contains(code)),
+        Answer::Lost(_) => Some("no answer"),
+        Answer::Done { .. } | Answer::Records(..) => None,
+    }
+}
+
+/// Whether it may be asked again after this answer: nothing was done, or it is done once only.
+pub(crate) fn is_repeatable(request: &Request, answer: &Answer) -> bool {
+    let is_plain = matches!(request, Request::Write { key: None, .. });
+    !(is_plain && matches!(answer, Answer::Lost(_)))
 }
 
 /// Opens a subscription as NDJSON.
@@ -169,6 +222,13 @@ pub(crate) fn record(line: &str) -> Option<Record> {
         value: entity["value"].clone(),
         cursor: text(&line["cursor"])?,
     })
+}
+
+/// The code of a line that ends a stream.
+fn end(line: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let code = || line["data"]["data"]["code"].as_str().map(str::to_owned);
+    (line["event"] == "error").then(code).flatten()
 }
 
 /// What an answer says of the operation's fate.
@@ -238,6 +298,39 @@ mod tests {
         let address = ([127, 0, 0, 1], 1).into();
         assert!(matches!(answer(Err(Error::Unreachable(address, io()))), Answer::Refused(_)));
         assert!(matches!(answer(Err(Error::Lost(io()))), Answer::Lost(_)));
+    }
+
+    #[test]
+    fn only_what_surely_is_done_once_is_asked_elsewhere() {
+        let entity = || ("sets", "c".to_owned(), "i".to_owned());
+        let write = Request::write(entity(), Method::Put, json!(1));
+        let mut keyed = write.clone();
+        let Request::Write { key, .. } = &mut keyed else { panic!("no write") };
+        *key = Some("k".into());
+        let lost = Answer::Lost("no-answer".into());
+        let refused = Answer::Refused("draining".into());
+        let repeatable = |answer: &Answer| {
+            [&Request::read(entity()), &write, &keyed].map(|one| is_repeatable(one, answer))
+        };
+        assert_eq!(repeatable(&lost), [true, false, true]);
+        assert_eq!(repeatable(&refused), [true; 3]);
+    }
+
+    #[test]
+    fn what_is_owed_is_an_answer_or_a_refusal_of_the_request() {
+        let refused = |code: &str| Answer::Refused(code.into());
+        assert_eq!(failure(&refused("draining")), Some("draining"));
+        assert_eq!(failure(&refused("cannot be reached")), Some("unreachable"));
+        assert_eq!(failure(&refused("kind-conflict")), None);
+        assert_eq!(failure(&Answer::Lost("timed out".into())), Some("no answer"));
+        assert_eq!(failure(&Answer::Records("eu-1".into(), Vec::new())), None);
+    }
+
+    #[test]
+    fn a_stream_ends_with_a_code() {
+        let line = |event: &str| json!({"event": event, "data": {"data": {"code": "draining"}}});
+        assert_eq!(end(&line("error").to_string()), Some("draining".into()));
+        assert_eq!(end(&line("change").to_string()), None);
     }
 
     #[test]

@@ -1,14 +1,19 @@
-//! Clients: each bound to a node, one operation at a time, by a schedule from the seed.
+//! Clients: each bound to a node, or to a region whose nodes come and go; one operation at a time,
+//! by a schedule from the seed.
 //!
 //! Invariants:
 //! 1. When an operation is due does not depend on how those before it went, as long as its client
 //!    is free; a client that was held up leaves out what it missed by more than [`LATE`].
-//! 2. What is recorded of an operation is what its workload says of the answers.
+//! 2. Where nodes come and go, an operation is recorded at the node that served it.
+//! 3. There, what one node of a region does not answer another one does, asked again at once: else
+//!    it is wrong. A write without a key is not asked again once its fate is unknown, which is
+//!    wrong too unless processes are killed.
+//! 4. What is recorded of an operation is what its workload says of the answers.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::asking::Asker;
+use super::asking::{Asker, NO_WORD, failure, is_repeatable};
 use super::world::{World, lock};
 use crate::history::Type;
 use crate::random::Random;
@@ -107,24 +112,75 @@ impl<'a> Client<'a> {
                 Step::Ask(place, request) if answers.len() < REQUESTS_MAX => (request, place),
                 ended => return self.end(invocation, ended, node, begun),
             };
-            node = self.place(place);
-            let answer = self.ask(invocation, node, &request, &mut begun);
+            let asked = self.place(place);
+            let (at, answer) = self.ask(invocation, asked, &request, &mut begun);
+            node = at;
             answers.push(answer);
         }
     }
 
-    fn ask(&mut self, of: &Invocation, node: usize, request: &Request, begun: &mut bool) -> Answer {
+    /// One request; where nodes come and go, at another node of the region if the first one does
+    /// not answer. Says who was asked last.
+    fn ask(
+        &mut self,
+        of: &Invocation,
+        node: usize,
+        request: &Request,
+        begun: &mut bool,
+    ) -> (usize, Answer) {
+        let world = self.world;
+        if !world.roams {
+            return (node, self.ask_one(of, node, request, begun));
+        }
+        let first = world.stand_in(node);
+        let answer = self.ask_one(of, first, request, begun);
+        let Some(why) = failure(&answer) else { return (first, answer) };
+        let name = &world.places[first].name;
+        if !is_repeatable(request, &answer) {
+            if world.is_gentle {
+                world.complain(format!("{} of {}: {name} says {answer:?}", of.f, of.value));
+            }
+            return (first, answer);
+        }
+        let Some(second) = world.another(first) else { return (first, answer) };
+        let retried = self.ask_one(of, second, request, begun);
+        match failure(&retried) {
+            None => *lock(&world.cured).entry(why.to_owned()).or_default() += 1,
+            Some(_) => world.complain(format!(
+                "{} of {}: {name} says {answer:?}, and {} {retried:?}",
+                of.f, of.value, world.places[second].name
+            )),
+        }
+        (second, either(answer, retried))
+    }
+
+    fn ask_one(
+        &mut self,
+        of: &Invocation,
+        node: usize,
+        request: &Request,
+        begun: &mut bool,
+    ) -> Answer {
         let Client { world, asker, number, .. } = self;
-        world.asking(node, || {
+        let name = &world.places[node].name;
+        let answer = world.asking(node, || {
             if !std::mem::replace(begun, true) {
-                world.invoke(*number, of.f, of.value.clone(), &world.places[node].name);
+                world.invoke(*number, of.f, of.value.clone(), name);
             }
             asker.ask(node, request)
-        })
+        });
+        if let Some(end) = asker.stream_end() {
+            *lock(&world.ends).entry(end.to_owned()).or_default() += 1;
+            if world.roams && world.is_gentle && end == NO_WORD {
+                world.complain(format!("{name} ended a stream {end}: {answer:?}"));
+            }
+        }
+        answer
     }
 
     fn end(&mut self, of: &Invocation, step: Step, node: usize, begun: bool) -> Type {
         let (world, number, name) = (self.world, self.number, &self.world.places[node].name);
+        let name = self.asker.served().filter(|_| world.roams && begun).unwrap_or(name);
         if !begun {
             world.invoke(number, of.f, of.value.clone(), name);
         }
@@ -147,6 +203,14 @@ impl<'a> Client<'a> {
     }
 }
 
+/// What two attempts at one request come to: what the second refuses the first may have done.
+fn either(first: Answer, second: Answer) -> Answer {
+    match (&first, second) {
+        (Answer::Lost(_), Answer::Refused(_)) => first,
+        (_, second) => second,
+    }
+}
+
 /// How long after one operation the next is due: exponential around its mean.
 fn gap(rate: f64, random: &mut Random) -> Duration {
     let even = (random.bits() >> 11) as f64 / (1u64 << 53) as f64;
@@ -156,6 +220,14 @@ fn gap(rate: f64, random: &mut Random) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_does_not_tell_what_became_of_the_attempt_before_it() {
+        let (lost, refused) = (Answer::Lost("l".into()), Answer::Refused("r".into()));
+        assert_eq!(either(lost.clone(), refused.clone()), lost);
+        assert_eq!(either(refused.clone(), lost.clone()), lost);
+        assert_eq!(either(refused.clone(), refused.clone()), refused);
+    }
 
     #[test]
     fn gaps_are_exponential_around_their_mean() {

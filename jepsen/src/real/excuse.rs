@@ -65,7 +65,12 @@ pub(crate) fn safe_until(samples: &[Sample], losses: &[Loss], loss: Loss) -> u64
     let others: Vec<&Sample> =
         samples.iter().filter(|s| s.node != loss.node && intact(s)).collect();
     let own = samples.iter().filter(|s| s.node == loss.node && s.answered <= loss.at);
-    let safe = own.filter(|s| others.iter().any(|other| contains(&other.vectors, &s.vectors)));
+    // Shard by shard: where replicas are spread, no node has all that another has.
+    let has = |shard: (&String, &BTreeMap<String, u64>)| {
+        let shard = Vectors::from([(shard.0.clone(), shard.1.clone())]);
+        others.iter().any(|other| contains(&other.vectors, &shard))
+    };
+    let safe = own.filter(|sample| sample.vectors.iter().all(has));
     safe.map(|sample| sample.asked).max().unwrap_or(0)
 }
 
@@ -158,6 +163,21 @@ mod tests {
         let mut damaged = both.to_vec();
         damaged[3].complete = false;
         assert_eq!(until(&damaged, &[loss]), 10);
+    }
+
+    #[test]
+    fn what_several_others_had_together_is_safe() {
+        let shard = |name: &str, n| (name.to_owned(), BTreeMap::from([("o".to_owned(), n)]));
+        let of = |node, time, shards: &[(&str, u64)]| Sample {
+            vectors: shards.iter().map(|(name, n)| shard(name, *n)).collect(),
+            ..sample(node, time, 0)
+        };
+        let loss = Loss { node: 0, at: 100 };
+        let own = of(0, 50, &[("0/1", 3), ("0/2", 4)]);
+        let both = [own.clone(), of(1, 60, &[("0/1", 3)]), of(2, 60, &[("0/2", 5)])];
+        assert_eq!(safe_until(&both, &[loss], loss), 50);
+        let short = [own, of(1, 60, &[("0/1", 3)]), of(2, 60, &[("0/2", 3)])];
+        assert_eq!(safe_until(&short, &[loss], loss), 0);
     }
 
     #[test]

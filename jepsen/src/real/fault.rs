@@ -24,10 +24,18 @@ pub enum Fault {
     Replace,
     Power,
     FullDisk,
+    Join,
+    Leave,
+    ReplaceNode,
+    Rolling,
 }
 
 /// Stands for every kind of partition.
 const PARTITIONS: &str = "partitions";
+/// Stands for every change of who is there.
+const MEMBERSHIP: &str = "membership";
+/// Nodes of a region of which one at a time may be missing.
+const MEMBERS_MIN: usize = 3;
 
 type Row = (Fault, &'static str, &'static str, (u64, u64), &'static str);
 
@@ -50,10 +58,20 @@ const TABLE: &[Row] = &[
     (Fault::Replace, "replace", "replace", (500, 2_000), "an empty disk"),
     (Fault::Power, "power", "power", (300, 2_000), "one disk or all lose what was not flushed"),
     (Fault::FullDisk, "full-disk", "full-disk", (4_000, 8_000), "a disk without room"),
+    (Fault::Join, "join", "join", (500, 2_000), "a new node joins a region"),
+    (Fault::Leave, "leave", "leave", (500, 2_000), "a node hands off, and leaves for good"),
+    (
+        Fault::ReplaceNode,
+        "replace-node",
+        "replace-node",
+        (500, 2_000),
+        "a disk is gone, a new node",
+    ),
+    (Fault::Rolling, "rolling", "rolling", (500, 2_000), "every node in turn stops and starts"),
 ];
 
 impl Fault {
-    /// Every kind.
+    /// Every kind of fault that leaves it as it is who is there.
     pub const ALL: &[Fault] = &[
         Fault::PartitionHalves,
         Fault::PartitionRegion,
@@ -82,31 +100,44 @@ impl Fault {
         Fault::Flap,
     ];
 
-    /// The kinds that a list names: names by commas, `none`, `partitions` for every kind of
-    /// them, or `all` that this machine allows.
+    /// The kinds that change who is there, while replicas move.
+    pub const MEMBERSHIP: &[Fault] = &[Fault::Join, Fault::Leave, Fault::ReplaceNode];
+
+    /// The kinds that a list names: names by commas, `none`, `partitions` and `membership` for
+    /// every kind of them, or `all` others that this machine allows.
     pub fn parse_list(list: &str, machine: &Machine) -> Result<Vec<Fault>> {
         let mut faults = Vec::new();
         for name in list.split(',').map(str::trim) {
             match name {
                 "none" => {}
                 PARTITIONS => faults.extend(Fault::PARTITIONS),
+                MEMBERSHIP => {
+                    Fault::Join.needs(machine)?;
+                    faults.extend(Fault::MEMBERSHIP);
+                }
                 "all" => {
                     faults.extend(Fault::ALL.iter().filter(|fault| fault.needs(machine).is_ok()));
                 }
                 name => {
-                    let Some(fault) = Fault::ALL.iter().find(|fault| fault.name() == name) else {
+                    let Some(row) = TABLE.iter().find(|row| row.1 == name) else {
                         bail!(
-                            "no nemesis {name:?}; there are none, all, partitions, {}",
+                            "no nemesis {name:?}; there are none, all, partitions, membership, {}",
                             Fault::names()
                         );
                     };
-                    fault.needs(machine)?;
-                    faults.push(*fault);
+                    row.0.needs(machine)?;
+                    faults.push(row.0);
                 }
             }
         }
         faults.sort();
         faults.dedup();
+        let changes = faults.iter().filter(|fault| fault.roams()).count();
+        ensure!(
+            changes == 0 || changes == faults.len(),
+            "join, leave, replace-node and rolling go with each other only: they wait until \
+             replicas are where they belong"
+        );
         Ok(faults)
     }
 
@@ -118,6 +149,9 @@ impl Fault {
         }
         if Fault::ALL.iter().all(has) {
             return "all".into();
+        }
+        if names.len() == Fault::MEMBERSHIP.len() && Fault::MEMBERSHIP.iter().all(has) {
+            return MEMBERSHIP.into();
         }
         let folds = Fault::PARTITIONS.iter().all(has);
         let is_partition =
@@ -136,6 +170,7 @@ impl Fault {
                 "none" => Vec::new(),
                 "all" => names(Fault::ALL),
                 PARTITIONS => names(Fault::PARTITIONS),
+                MEMBERSHIP => names(Fault::MEMBERSHIP),
                 name => vec![name.to_owned()],
             }
         };
@@ -162,10 +197,29 @@ impl Fault {
         matches!(self, Fault::Power | Fault::FullDisk)
     }
 
+    /// Whether it changes who is there.
+    pub(crate) fn changes_members(self) -> bool {
+        Fault::MEMBERSHIP.contains(&self)
+    }
+
+    /// Whether a client that finds a node missing is to go on at another one.
+    pub(crate) fn roams(self) -> bool {
+        self.changes_members() || self == Fault::Rolling
+    }
+
+    /// Whether a client that goes on elsewhere is to do so under one of these, by name.
+    pub(crate) fn any_roams(names: &[String]) -> bool {
+        let row = |name: &String| TABLE.iter().find(|row| row.1 == *name);
+        names.iter().filter_map(row).any(|row| row.0.roams())
+    }
+
     /// Names and what they mean, a line each.
     pub fn help() -> String {
         let lines: String = TABLE.iter().map(|row| format!("{:18}{}\n", row.1, row.4)).collect();
-        format!("{lines}{PARTITIONS:18}all five kinds of partitions\n")
+        format!(
+            "{lines}{PARTITIONS:18}all five kinds of partitions\n\
+             {MEMBERSHIP:18}join, leave and replace-node\n"
+        )
     }
 
     fn names() -> String {
@@ -189,6 +243,11 @@ impl Fault {
         ensure!(
             self != Fault::PartitionRegion || machine.regions > 1,
             "{name} needs two regions: give more by --regions"
+        );
+        ensure!(
+            !self.roams() || machine.nodes >= machine.regions * MEMBERS_MIN,
+            "{name} needs {MEMBERS_MIN} nodes in each region, one of which may be missing: give \
+             more by --nodes, or less by --regions"
         );
         let loses = [Fault::Restore, Fault::Corrupt, Fault::Truncate, Fault::Replace];
         ensure!(
@@ -222,7 +281,8 @@ mod tests {
         let mut unique = names.clone();
         unique.sort_unstable();
         unique.dedup();
-        assert_eq!((unique.len(), TABLE.len()), (names.len(), names.len()));
+        assert_eq!(unique.len(), names.len());
+        assert_eq!(TABLE.len(), names.len() + Fault::MEMBERSHIP.len() + 1);
     }
 
     #[test]
@@ -233,8 +293,13 @@ mod tests {
         assert_eq!(list("all").unwrap().len(), Fault::ALL.len() - 2);
         let refused = |text: &str| list(text).unwrap_err().to_string();
         assert!(refused("power").contains("run as root"), "{}", refused("power"));
-        assert!(refused("kil").contains("there are none, all, partitions, partition-halves"));
+        assert!(refused("kil").contains("there are none, all, partitions, membership, partition"));
         assert_eq!(list("partitions,flap").unwrap(), Fault::PARTITIONS);
+        let whole = Machine { nodes: 9, ..PLAIN };
+        assert_eq!(Fault::parse_list("membership", &whole).unwrap(), Fault::MEMBERSHIP);
+        assert!(refused("membership").contains("3 nodes in each region"));
+        let mixed = Fault::parse_list("join,kill", &whole).unwrap_err().to_string();
+        assert!(mixed.contains("with each other only"), "{mixed}");
         let one = Machine { nodes: 1, regions: 1, ..PLAIN };
         assert!(Fault::parse_list("replace", &one).is_err());
         assert!(Fault::parse_list("partition-region", &Machine { regions: 1, ..PLAIN }).is_err());
@@ -242,8 +307,16 @@ mod tests {
 
     #[test]
     fn a_summary_is_read_as_what_it_stands_for() {
-        let rooted = Machine { mounts: true, ..PLAIN };
-        for list in ["none", "all", "partitions", "kill, power", "partitions, kill-all"] {
+        let rooted = Machine { mounts: true, nodes: 9, regions: 3 };
+        for list in [
+            "membership",
+            "join, rolling",
+            "none",
+            "all",
+            "partitions",
+            "kill, power",
+            "partitions, kill-all",
+        ] {
             let faults = Fault::parse_list(list, &rooted).unwrap();
             let names: Vec<String> = faults.iter().map(|fault| fault.name().into()).collect();
             assert_eq!(Fault::summary(&names), list);

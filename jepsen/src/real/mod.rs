@@ -26,6 +26,7 @@ mod disks;
 mod excuse;
 mod fault;
 mod links;
+mod members;
 mod nemesis;
 pub mod node;
 mod outcome;
@@ -82,6 +83,14 @@ pub struct Plan {
     pub options: Vec<(String, String)>,
 }
 
+impl Plan {
+    /// Names of all places: of the nodes, and then, if members change, of one spare a region.
+    fn places(&self) -> Vec<String> {
+        let changes = self.faults.iter().any(|fault| fault.changes_members());
+        names(self.regions, self.nodes + if changes { self.regions } else { 0 })
+    }
+}
+
 /// Whether this machine lets a run mount disks.
 pub fn can_mount() -> bool {
     disk::can_mount()
@@ -110,13 +119,16 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     }
     let mut random = Random::new(plan.seed);
     let mut mounted = Mounted::default();
-    let mut nodes = prepare(plan, &homes, &mut mounted)?;
+    std::fs::create_dir_all(&homes)?;
+    let site = Site::new(&homes, plan.program.clone(), "jepsen");
+    let mut nodes = prepare(plan, &site, &mut mounted)?;
     let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
     let links = Links::open(&ports, &mut random)?;
     for (place, node) in nodes.iter_mut().enumerate() {
         node.options.push(links.translations(place));
     }
-    let world = World::new(nodes, links, &directory)?;
+    let world = World::new(site, nodes, links, &plan.faults, &directory)?;
+    (plan.nodes..world.places.len()).for_each(|spare| world.set_member(spare, false));
     start(&world)?;
     let shared = Shared::new(make(plan.nodes), Random::new(random.bits()));
     act(plan, &world, &shared, &mut random);
@@ -131,13 +143,14 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
 }
 
 /// Makes homes, certificates and disks.
-fn prepare(plan: &Plan, homes: &Path, mounted: &mut Mounted) -> Result<Vec<Node>> {
-    std::fs::create_dir_all(homes)?;
-    let site = Site::new(homes, plan.program.clone(), "jepsen");
+fn prepare(plan: &Plan, site: &Site, mounted: &mut Mounted) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
-    for name in names(plan.regions, plan.nodes) {
+    for name in plan.places() {
         let mut node = site.node(&name)?;
         node.options.clone_from(&plan.options);
+        if plan.faults.iter().any(|fault| fault.roams()) {
+            node.options.extend(members::settings(&plan.faults));
+        }
         std::fs::create_dir_all(&node.data)?;
         if plan.faults.iter().any(|fault| fault.mounts()) {
             let disk = Disk::of(&node.home, &node.data);
@@ -154,12 +167,16 @@ fn prepare(plan: &Plan, homes: &Path, mounted: &mut Mounted) -> Result<Vec<Node>
 
 /// Starts all nodes, and waits until each has met all others.
 fn start(world: &World) -> Result<()> {
-    let places = 0..world.places.len();
-    for place in places.clone() {
-        world.node(place).spawn(&world.links.seeds(place))?;
+    let places = world.members();
+    for place in &places {
+        world.node(*place).spawn(&world.links.seeds(*place))?;
     }
-    places.clone().try_for_each(|place| world.node(place).await_ready())?;
-    places.clone().try_for_each(|place| world.node(place).await_peers(places.len() - 1))
+    places.iter().try_for_each(|place| world.node(*place).await_ready())?;
+    places.iter().try_for_each(|place| world.node(*place).await_peers(places.len() - 1))?;
+    match world.roams {
+        true => settle::placed(world),
+        false => Ok(()),
+    }
 }
 
 /// The run itself, up to the final reads.

@@ -18,7 +18,7 @@ use super::links::Layer;
 use super::schedule::Act;
 use super::shapes::{self, Pairs};
 use super::world::World;
-use super::{disks, processes};
+use super::{disks, members, processes};
 use crate::random::Random;
 use crate::wait::until;
 
@@ -104,6 +104,10 @@ fn make(world: &World, fault: Fault, length: Duration, random: &mut Random) -> R
         }
         Fault::Power => return disks::power(world, length, random),
         Fault::FullDisk => return disks::fill(world, length, random),
+        Fault::Join | Fault::Leave | Fault::ReplaceNode => {
+            return members::change(world, fault, random);
+        }
+        Fault::Rolling => return members::rolling(world, random),
     }
     Ok(())
 }

@@ -71,16 +71,37 @@ impl Site {
     /// A node with a certificate, named `<region>-<anything>`; not started.
     pub fn node(&self, name: &str) -> Result<Node> {
         let home = self.directory.join(name);
+        self.certify(name, &home)?;
+        let (port, apart) = (free_port().context("ports")?, free_port().context("ports")?);
+        let (name, data, program) = (name.to_owned(), home.join("data"), self.program.clone());
+        let options = Vec::new();
+        Ok(Node { name, home, data, port, apart, options, program, child: None })
+    }
+}
+
+impl Site {
+    /// Gives a node that does not run a new key: it is another node then, of the same name. It
+    /// forms no region, even if the one before it did.
+    pub fn renew(&self, node: &mut Node) -> Result<()> {
+        ensure!(node.child.is_none(), "{} runs", node.name);
+        std::fs::remove_dir_all(node.home.join("certificates"))?;
+        self.certify(&node.name, &node.home)?;
+        if let Some(region) = node.name.strip_suffix("-1") {
+            let founder = ("ATOLL__CLUSTER__FOUNDER".to_owned(), format!("{region}-2"));
+            node.options.retain(|option| option.0 != founder.0);
+            node.options.push(founder);
+        }
+        Ok(())
+    }
+
+    fn certify(&self, name: &str, home: &Path) -> Result<()> {
         let mut command = self.program.command();
         command.args(["cert", "--cluster", &self.cluster, "--node", name, "--authority"]);
         command.arg(self.directory.join("authority"));
         command.arg("--directory").arg(home.join("certificates"));
         let output = command.stdin(Stdio::null()).output()?;
         ensure!(output.status.success(), "atoll cert: {output:?}");
-        let (port, apart) = (free_port().context("ports")?, free_port().context("ports")?);
-        let (name, data, program) = (name.to_owned(), home.join("data"), self.program.clone());
-        let options = Vec::new();
-        Ok(Node { name, home, data, port, apart, options, program, child: None })
+        Ok(())
     }
 }
 
@@ -161,13 +182,18 @@ impl Node {
 
     /// Waits until it answers that it is ready.
     pub fn await_ready(&mut self) -> Result<()> {
+        self.await_ready_for(PATIENCE)
+    }
+
+    /// Waits so long, at most, until it answers that it is ready.
+    pub fn await_ready_for(&mut self, patience: Duration) -> Result<()> {
         let mut client = self.client();
         let child = self.child.as_mut().context("not started")?;
-        let ready = until(PATIENCE, || match child.try_wait() {
+        let ready = until(patience, || match child.try_wait() {
             Ok(None) => client.fetch("/readyz").ok().filter(|a| a.status == 200).map(|_| Ok(())),
             ended => Some(Err(anyhow::anyhow!("it ended: {ended:?}"))),
         });
-        let ready = ready.unwrap_or_else(|| bail!("not ready after {PATIENCE:?}"));
+        let ready = ready.unwrap_or_else(|| bail!("not ready after {patience:?}"));
         ready.with_context(|| format!("{}: {}", self.name, self.log_tail()))
     }
 

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::Plan;
 use super::excuse::excuse;
 use super::world::{World, lock};
-use super::{Plan, names};
 use crate::checkers::{Verdict, availability, convergence, growth, stable_latency};
-use crate::history::{History, Process};
+use crate::history::{History, Process, Type};
 use crate::report::{Operations, Run};
 use crate::workloads::Workload;
 
@@ -32,10 +32,10 @@ pub struct Outcome {
 
 /// Judges what happened.
 pub(super) fn judge(plan: &Plan, world: &World, workload: &dyn Workload) -> Outcome {
-    let names = names(plan.regions, plan.nodes);
+    let names = plan.places();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (samples, losses) = (lock(&world.samples), lock(&world.losses));
-    let told = world.history();
+    let told = if world.roams { at_servers(&world.history()) } else { world.history() };
     let (history, excused) = excuse(&told, &samples, &losses, &names);
     let faults = faults(&history);
     let (verdicts, operations) = (Vec::new(), Operations::default());
@@ -47,8 +47,26 @@ pub(super) fn judge(plan: &Plan, world: &World, workload: &dyn Workload) -> Outc
     // Asked for, and not seen: no proof of anything.
     nodes.violations.extend(missing.map(|f| format!("{} was not made once", f.name())));
     nodes.counted.insert("excused".into(), excused as f64);
+    if world.roams {
+        for (what, counts) in [("cured elsewhere", &world.cured), ("streams ended", &world.ends)] {
+            let counts = lock(counts);
+            let counts = counts.iter().map(|(why, n)| (format!("{what}: {why}"), *n as f64));
+            nodes.counted.extend(counts);
+        }
+    }
     outcome.verdicts.push(("nodes".into(), nodes));
     outcome
+}
+
+/// Names the node that served an operation where it begins, too: judges know a node as a copy.
+fn at_servers(history: &History) -> History {
+    let mut ops = history.ops().to_vec();
+    for pair in history.pairs() {
+        let Some(end) = pair.end.filter(|end| end.kind == Type::Ok) else { continue };
+        let invoke = pair.invoke.index as usize;
+        ops[invoke].node.clone_from(&end.node);
+    }
+    History::new(ops).expect("only names of nodes have changed")
 }
 
 impl Outcome {
@@ -85,7 +103,7 @@ impl Outcome {
             workload: plan.workload.clone(),
             nemesis: plan.faults.iter().map(|fault| fault.name().to_owned()).collect(),
             seed: plan.seed,
-            nodes: names(plan.regions, plan.nodes),
+            nodes: plan.places(),
             options: options.map(|(name, value)| (name.to_owned(), value)).into(),
             started: None,
             history: self.history,
@@ -112,7 +130,6 @@ fn faults(history: &History) -> BTreeMap<String, usize> {
 mod tests {
     use super::*;
     use crate::checkers::testing::{Line, timed};
-    use crate::history::Type;
     use crate::workloads::find;
     use serde_json::json;
 

@@ -25,7 +25,7 @@ const COLLECTION: &str = "probe";
 /// Rewrites a node's probe until faults are over.
 pub(crate) fn write(world: &World, place: usize) {
     let (client, name) = (FIRST_CLIENT + place as u64, world.places[place].name.clone());
-    let mut asker = Asker::new([(name.as_str(), world.places[place].address)].into_iter());
+    let mut asker = Asker::new(world.places.iter().map(|p| (p.name.as_str(), p.address)));
     let mut due = Instant::now();
     for n in 1u64.. {
         due = (due + EVERY).max(Instant::now());
@@ -41,16 +41,19 @@ pub(crate) fn write(world: &World, place: usize) {
             seen: None,
             session: None,
         };
-        let answer = world.asking(place, || {
-            world.invoke(client, "probe", value.clone(), &name);
-            asker.ask(0, &request)
+        let at = world.stand_in(place);
+        let answer = world.asking(at, || {
+            world.invoke(client, "probe", value.clone(), &world.places[at].name);
+            asker.ask(at, &request)
         });
+        let served = asker.served().filter(|_| world.roams);
+        let served = served.unwrap_or(&world.places[at].name).to_owned();
         let (kind, error) = match answer {
             Answer::Done { .. } | Answer::Records(..) => (Type::Ok, None),
             Answer::Refused(code) => (Type::Fail, Some(code)),
             Answer::Lost(why) => (Type::Info, Some(why)),
         };
-        world.end(client, kind, ("probe", value), error, &name);
+        world.end(client, kind, ("probe", value), error, &served);
     }
 }
 
@@ -59,8 +62,9 @@ pub(crate) fn watch(world: &World, place: usize) {
     let path = format!("/v1/registers/{COLLECTION}");
     let mut seen = BTreeMap::<String, u64>::new();
     let mut cursor: Option<String> = None;
+    let mut at = world.stand_in(place);
     while !world.is_all_over() {
-        if let Ok(mut stream) = subscribe(world.places[place].address, &path, cursor.as_deref()) {
+        if let Ok(mut stream) = subscribe(world.places[at].address, &path, cursor.as_deref()) {
             while !world.is_all_over() {
                 let line = match stream.line(Instant::now() + AGAIN) {
                     Ok(Some(line)) => line,
@@ -75,6 +79,8 @@ pub(crate) fn watch(world: &World, place: usize) {
             }
         }
         world.wait_for_all(Instant::now() + AGAIN);
+        // Where nodes come and go, the next one is as good.
+        at = world.another(at).filter(|_| world.roams).unwrap_or(place);
     }
 }
 

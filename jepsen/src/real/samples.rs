@@ -22,8 +22,21 @@ const DIGITS: usize = 32;
 /// What a node says that it holds: the sample, and what judges read of it.
 struct Taken {
     sample: Sample,
-    shards: Map<String, Value>,
+    digests: Digests,
     entities: u64,
+}
+
+/// What a node shows of the shards that it serves, and which ones others do.
+pub(crate) struct Digests {
+    pub(crate) shards: Map<String, Value>,
+    pub(crate) elsewhere: BTreeSet<String>,
+}
+
+impl Digests {
+    /// Of one shard, if it has entities.
+    pub(crate) fn digest(&self, shard: &str) -> Option<&str> {
+        self.shards.get(shard)?["digest"].as_str()
+    }
 }
 
 /// Samples a node until all is over, and says if its process ended by itself.
@@ -35,9 +48,12 @@ pub(crate) fn run(world: &World, place: usize) {
             return;
         }
         revive(world, place);
+        if !world.is_member(place) {
+            continue;
+        }
         let Some(taken) = ask(world, place) else { continue };
         let name = &world.places[place].name;
-        let mut value = json!({"node": name, "shards": taken.shards});
+        let mut value = json!({"node": name, "shards": taken.digests.shards});
         value["metadata"][name] = metadata(&taken);
         world.note("sample", value);
         lock(&world.samples).push(taken.sample);
@@ -50,8 +66,8 @@ pub(crate) fn take(world: &World, place: usize) -> Option<Sample> {
 }
 
 /// The digests that a node answers, if all are whole; `None` as long as they are not.
-pub(crate) fn digests(world: &World, place: usize) -> Option<Map<String, Value>> {
-    ask(world, place).filter(|taken| taken.sample.complete).map(|taken| taken.shards)
+pub(crate) fn digests(world: &World, place: usize) -> Option<Digests> {
+    ask(world, place).filter(|taken| taken.sample.complete).map(|taken| taken.digests)
 }
 
 fn ask(world: &World, place: usize) -> Option<Taken> {
@@ -77,7 +93,9 @@ fn read(node: usize, asked: u64, answered: u64, body: &Value) -> Option<Taken> {
     }
     let entities = body["entities"].as_object()?.values().filter_map(Value::as_u64).sum();
     let sample = Sample { node, asked, answered, vectors, complete };
-    Some(Taken { sample, shards, entities })
+    let elsewhere = body["elsewhere"].as_array().into_iter().flatten();
+    let elsewhere = elsewhere.filter_map(Value::as_str).map(str::to_owned).collect();
+    Some(Taken { sample, digests: Digests { shards, elsewhere }, entities })
 }
 
 /// How large the node's bookkeeping is, as far as it says.
@@ -90,7 +108,7 @@ fn metadata(taken: &Taken) -> Value {
 /// Starts a node again whose process ended though nobody ended it.
 fn revive(world: &World, place: usize) {
     let Some(mut node) = world.free_node(place) else { return };
-    if node.is_running() || world.is_all_over() {
+    if !world.is_member(place) || node.is_running() || world.is_all_over() {
         return;
     }
     world.complain(format!("{} ended by itself: {}", node.name, node.log_tail()));
@@ -113,7 +131,7 @@ mod tests {
         });
         let taken = read(0, 1, 2, &body).unwrap();
         assert_eq!(
-            Value::from(taken.shards),
+            Value::from(taken.digests.shards),
             json!({"0/1": {"digest": digest, "vector": {"a": 3}}})
         );
         assert!(!taken.sample.complete && taken.sample.vectors.len() == 2);

@@ -5,7 +5,7 @@
 //! 2. Several nodes are locked in the order of their places, and disks before nodes.
 //! 3. Times of lines are nanoseconds since the run began.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -18,8 +18,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::excuse::{Loss, Sample};
+use super::fault::Fault;
 use super::links::Links;
-use super::node::Node;
+use super::node::{Node, Site};
 use crate::history::{History, Recorder, Type};
 use crate::random::Random;
 
@@ -36,6 +37,8 @@ pub(crate) struct Place {
     pub(crate) address: SocketAddr,
     held: AtomicBool,
     asking: AtomicUsize,
+    /// A node is there, or comes back.
+    member: AtomicBool,
 }
 
 /// All that a run's threads share.
@@ -43,6 +46,21 @@ pub(crate) struct World {
     pub(crate) places: Vec<Place>,
     pub(crate) links: Links,
     nodes: Vec<Mutex<Node>>,
+    /// Makes keys.
+    pub(crate) site: Site,
+    regions: Vec<String>,
+    /// By region: held while it changes who is there; true once that went wrong.
+    pub(crate) turns: Vec<Mutex<bool>>,
+    /// A node that is stopped hands off first.
+    pub(crate) leaves_on_stop: bool,
+    /// Who is there changes: clients go on to another node of the region.
+    pub(crate) roams: bool,
+    /// Every process ends by itself: what it has begun it answers, and streams are told the end.
+    pub(crate) is_gentle: bool,
+    /// What one node did not answer and another one did, by the reason.
+    pub(crate) cured: Mutex<BTreeMap<String, u64>>,
+    /// How streams ended that clients had open: by the code that they were told.
+    pub(crate) ends: Mutex<BTreeMap<String, u64>>,
     /// Held while a disk is lost, until its node has come back: one at a time.
     pub(crate) disks: Mutex<()>,
     pub(crate) samples: Mutex<Vec<Sample>>,
@@ -65,18 +83,36 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    pub(crate) fn new(nodes: Vec<Node>, links: Links, directory: &Path) -> Result<World> {
+    pub(crate) fn new(
+        site: Site,
+        nodes: Vec<Node>,
+        links: Links,
+        faults: &[Fault],
+        directory: &Path,
+    ) -> Result<World> {
         let place = |node: &Node| Place {
             name: node.name.clone(),
             region: region(&node.name).to_owned(),
             address: node.address(),
             held: AtomicBool::new(false),
             asking: AtomicUsize::new(0),
+            member: AtomicBool::new(true),
         };
+        let places: Vec<Place> = nodes.iter().map(place).collect();
+        let regions: BTreeSet<&String> = places.iter().map(|place| &place.region).collect();
+        let regions: Vec<String> = regions.into_iter().cloned().collect();
         Ok(World {
-            places: nodes.iter().map(place).collect(),
+            places,
             links,
             nodes: nodes.into_iter().map(Mutex::new).collect(),
+            site,
+            turns: regions.iter().map(|_| Mutex::default()).collect(),
+            regions,
+            leaves_on_stop: !faults.contains(&Fault::Rolling),
+            roams: faults.iter().any(|fault| fault.roams()),
+            is_gentle: !faults.contains(&Fault::ReplaceNode),
+            cured: Mutex::default(),
+            ends: Mutex::default(),
             disks: Mutex::default(),
             samples: Mutex::default(),
             losses: Mutex::default(),
@@ -171,6 +207,41 @@ impl World {
     /// Starts a process with the links of its place, and waits until it is ready.
     pub(crate) fn start(&self, place: usize, node: &mut Node) -> Result<()> {
         node.start(&self.links.seeds(place))
+    }
+
+    /// Places where a node is, or comes back.
+    pub(crate) fn members(&self) -> Vec<usize> {
+        (0..self.places.len()).filter(|place| self.is_member(*place)).collect()
+    }
+
+    pub(crate) fn is_member(&self, place: usize) -> bool {
+        self.places[place].member.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_member(&self, place: usize, is: bool) {
+        self.places[place].member.store(is, Ordering::SeqCst);
+    }
+
+    /// The number of a place's region.
+    pub(crate) fn region_of(&self, place: usize) -> usize {
+        let own = |region: &String| *region == self.places[place].region;
+        self.regions.iter().position(own).unwrap_or_default()
+    }
+
+    /// The place itself if a node is there, else another of its region.
+    pub(crate) fn stand_in(&self, place: usize) -> usize {
+        match self.is_member(place) {
+            true => place,
+            false => self.another(place).unwrap_or(place),
+        }
+    }
+
+    /// Another place of the same region where a node is: the next one.
+    pub(crate) fn another(&self, place: usize) -> Option<usize> {
+        let all = self.places.len();
+        let others = (1..all).map(|step| (place + step) % all);
+        let near = |other: &usize| self.region_of(*other) == self.region_of(place);
+        others.filter(near).find(|other| self.is_member(*other))
     }
 
     /// Keeps clients from asking a node, and waits until none does.

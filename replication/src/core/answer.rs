@@ -47,12 +47,15 @@ impl Core {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let mut request = Vec::new();
         for (shard, origin) in wants {
+            // Of an origin that was retired meanwhile nothing is missing.
+            let Some(sequence) = self.engine.sequence(*shard, *origin).checked_add(1) else {
+                continue;
+            };
             let pending =
                 known.asked.get(&(*shard, *origin)).is_some_and(|until| *until > self.elapsed);
             let transfer = self.receiving.contains_key(shard);
             if !pending && !transfer {
                 known.asked.insert((*shard, *origin), self.elapsed + ASK_AGAIN_MS);
-                let sequence = self.engine.sequence(*shard, *origin) + 1;
                 request.push(Want { shard: *shard, from: Dot { origin: *origin, sequence } });
             }
         }

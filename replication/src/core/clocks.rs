@@ -1,8 +1,9 @@
 //! Clocks: how far this node's runs from its peers', and what each origin has closed.
 //!
 //! Invariants:
-//! 1. (R5) A clock more than 500 ms ahead of the peers' median refuses to stamp; a peer's
-//!    operation is never refused.
+//! 1. (R5) A clock that is certainly more than 500 ms ahead of the peers' median refuses to stamp.
+//!    An answer that comes late makes no clock wrong, and none right. A peer's operation is never
+//!    refused.
 //! 2. A clock of an origin is closed here once every operation that it had stamped by then is.
 //! 3. A clock has settled once every node has applied all that was stamped by then, and all that
 //!    each had issued before it did is here.
@@ -40,10 +41,12 @@ impl Peer {
 impl Core {
     pub(super) fn pong(&mut self, now: Millis, peer: NodeId, sent: Millis, clock: Millis) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        let round_trip = now.saturating_sub(sent);
-        let estimate = clock.saturating_add(round_trip / 2);
-        known.rtt_ms = Some(round_trip);
-        known.ahead_ms = Some(now as i64 - estimate as i64);
+        known.rtt_ms = Some(now.saturating_sub(sent));
+        // Where question and answer were held up, on the way or at either end, nobody knows: only
+        // what lies between is certain. What was known stays unless this contradicts it.
+        let (least, most) = (sent as i64 - clock as i64, now as i64 - clock as i64);
+        let stays = known.ahead_ms.filter(|ahead| (least..=most).contains(ahead));
+        known.ahead_ms = Some(stays.unwrap_or(least));
     }
 
     pub(super) fn clock_skew(&self) -> Option<Refusal> {

@@ -118,8 +118,12 @@ pub enum Message {
     Answered(Vec<Want>),
     /// A request met a trimmed log: ask for the state of this shard.
     Trimmed(ShardId),
-    /// The newest record that I know of each region: send me newer ones.
+    /// The newest record that I know of each region.
     Records(Vec<(String, Version)>),
+    /// The same of regions where you know an older one.
+    NewerRecords(Vec<(String, Version)>),
+    /// Send your records of these regions.
+    RecordsRequest(Vec<String>),
     /// A region's recorded placement.
     Record(Box<RegionPlacement>),
     /// I am to hold a shard: what do you have of it, now that you know the move of this epoch?

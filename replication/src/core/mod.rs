@@ -18,6 +18,7 @@ mod clocks;
 pub mod message;
 mod peer;
 mod placed;
+mod records;
 mod repair;
 mod retire;
 mod roll;

@@ -52,7 +52,7 @@ pub(super) struct Peer {
     /// How many of its last words had another roll; and whether the last one had this node's.
     pub(super) apart: u32,
     pub(super) same_roll: bool,
-    /// The last word from it, and how far this node's clock is ahead of its.
+    /// The last word from it, and how far this node's clock is ahead of its, at least.
     pub(super) heard: Millis,
     pub(super) ahead_ms: Option<i64>,
     pub(super) rtt_ms: Option<u64>,

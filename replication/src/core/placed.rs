@@ -6,12 +6,11 @@
 //! ```
 //!
 //! Invariants:
-//! 1. The newest record of each region is kept on disk, and told to every peer that has an older.
-//! 2. (R12) A joining replica has caught up when it covers the vectors of so many current ones
+//! 1. (R12) A joining replica has caught up when it covers the vectors of so many current ones
 //!    that no majority of them lacks all of these, each told after its node knew of the move.
-//! 3. A copy is given up only when every recorded replica of the region is known to have what it
+//! 2. A copy is given up only when every recorded replica of the region is known to have what it
 //!    has, durably; and its author's sequences there are not issued again.
-//! 4. A region without a record has no council yet: all its nodes hold everything.
+//! 3. A region without a record has no council yet: all its nodes hold everything.
 //!
 //! Left out: deciding, which is the council's.
 
@@ -23,6 +22,7 @@ use atoll_store::shard::ShardId;
 
 use super::Core;
 use super::message::Message;
+use super::records::Awaited;
 use crate::placement::{RegionPlacement, Replicas, Version};
 use crate::transport::NodeId;
 
@@ -56,11 +56,13 @@ pub(super) struct Placed {
     /// This start's sequence in shards that were given up.
     floors: BTreeMap<ShardId, u64>,
     /// A record of this region was taken since the last tick.
-    fresh: bool,
+    pub(super) fresh: bool,
     /// This node's disk, as the council knows it.
     pub(super) disk: Option<u64>,
     /// The record of this region since which this node receives what it receives.
-    receiving_since: Version,
+    pub(super) receiving_since: Version,
+    /// Records that a peer was asked for, by region.
+    pub(super) awaited: BTreeMap<String, Awaited>,
 }
 
 impl Placed {
@@ -77,42 +79,6 @@ impl Placed {
 }
 
 impl Core {
-    /// Takes a record, if it is newer than the one known.
-    pub(super) fn take_record(&mut self, record: RegionPlacement) {
-        if record.slots.len() != usize::from(self.engine.slots()) {
-            tracing::error!(region = %record.region, "a record with other hash slots is ignored");
-            return;
-        }
-        let (region, own) = (record.region.clone(), record.region == self.me.region);
-        let before = if own { self.own_slots() } else { BTreeSet::new() };
-        let version = record.version;
-        let body = postcard::to_stdvec(&record).expect("a record encodes to memory");
-        if !self.placement.take(record) {
-            return;
-        }
-        self.engine.put_note(&format!("placement/{region}"), &body);
-        self.forget_routes();
-        if own && !self.own_slots().is_subset(&before) {
-            // Clocks that were closed with fewer shards say nothing of the others.
-            self.placed.receiving_since = version;
-            self.closed.clear();
-            self.kept_closed = 0;
-            self.peers.values_mut().for_each(|peer| peer.closed = None);
-            self.keep_closed();
-        }
-        if own {
-            self.placed.fresh = true;
-            self.keep_moves();
-        }
-        self.changed = true;
-        self.note_endings();
-        self.unsettle();
-        let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
-        for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.tell_records(peer);
-        }
-    }
-
     /// Slots that this node receives by the record of its region.
     pub(super) fn own_slots(&self) -> BTreeSet<usize> {
         let Some(record) = self.placement.region(&self.me.region) else {
@@ -123,7 +89,7 @@ impl Core {
     }
 
     /// Forgets what belongs to moves that are over, and begins those that are new.
-    fn keep_moves(&mut self) {
+    pub(super) fn keep_moves(&mut self) {
         let (me, placed) = (self.me.node, &mut self.placed);
         let Some(record) = self.placement.region(&self.me.region) else { return };
         let sets = record.slots.iter().enumerate();
@@ -135,32 +101,6 @@ impl Core {
         placed.followed.retain(|key, _| open(key));
         placed.caught_up.retain(open);
         self.follow();
-    }
-
-    /// Tells a peer which records are known here: it sends newer ones, and is sent newer ones.
-    pub(super) fn tell_records(&mut self, peer: NodeId) {
-        let versions = self.placement.regions().map(|r| (r.region.clone(), r.version));
-        let versions: Vec<(String, Version)> = versions.collect();
-        self.send(peer, &Message::Records(versions));
-    }
-
-    /// A peer's records: sends it what it lacks.
-    pub(super) fn records(&mut self, peer: NodeId, theirs: Vec<(String, Version)>) {
-        let theirs: BTreeMap<String, Version> = theirs.into_iter().collect();
-        self.knows_records(peer, &theirs);
-        let newer = |known: &&RegionPlacement| {
-            theirs.get(&known.region).is_none_or(|version| *version < known.version)
-        };
-        let newer: Vec<RegionPlacement> = self.placement.regions().filter(newer).cloned().collect();
-        let behind = theirs.iter().any(|(region, version)| {
-            self.placement.region(region).is_none_or(|known| known.version < *version)
-        });
-        for record in newer {
-            self.send(peer, &Message::Record(Box::new(record)));
-        }
-        if behind {
-            self.tell_records(peer);
-        }
     }
 
     /// Whether a peer's word on what it closed, chosen by a record of this region, counts the

@@ -75,7 +75,9 @@ impl Core {
             Message::Vectors(told) => self.vectors(peer, *told),
             Message::Roll(entries) => self.learn(entries),
             Message::Records(versions) => self.records(peer, versions),
-            Message::Record(record) => self.take_record(*record),
+            Message::NewerRecords(versions) => self.newer_records(peer, versions),
+            Message::RecordsRequest(regions) => self.send_records(peer, regions),
+            Message::Record(record) => self.receive_record(*record),
             Message::Follow { shard, epoch } => self.answer_follow(peer, shard, epoch),
             Message::Followed { shard, epoch, roll, vector } => {
                 if let Some(vector) = self.adopt(roll, vector) {
@@ -314,6 +316,7 @@ impl Core {
             self.next_ping = self.elapsed + PING_MS;
         }
         self.give_up_transfers();
+        self.tick_records();
         self.advance_clock(now);
         let connected = self.peers.iter().filter(|(_, peer)| peer.connected);
         for peer in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
