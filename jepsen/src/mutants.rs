@@ -116,6 +116,9 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
     let next = AtomicU64::new(0);
     let caught = Mutex::new(BTreeMap::new());
     Mutant::switch(Some(mutant));
+    // What concerns placement shows only where nodes come and go.
+    let placed = mutant.rule() == Some("R12");
+    let run: Run = if placed { simulator::run_councils } else { simulator::run };
     std::thread::scope(|scope| {
         for _ in 0..effort.threads.max(1) {
             scope.spawn(|| {
@@ -125,7 +128,7 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
                         return;
                     }
                     let first = number * effort.most_seeds + 1;
-                    let found = attempt(workload, first, effort.most_seeds);
+                    let found = attempt(run, workload, first, effort.most_seeds);
                     caught.lock().expect("nothing panics under it").insert(number, found);
                 }
             });
@@ -136,14 +139,16 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
     Hunt { mutant, workload, tries }
 }
 
+type Run = fn(u64, Option<&'static str>) -> simulator::Outcome;
+
 /// Runs seeds from `first` on until a judge finds something, or until there are enough.
-fn attempt(workload: &'static str, first: u64, most: u64) -> Try {
+fn attempt(run: Run, workload: &'static str, first: u64, most: u64) -> Try {
     let mut found = Try::default();
     for number in 1..=most {
         if found.seeds.is_some() && number > JUDGED_WITHIN {
             break;
         }
-        let outcome = simulator::run(first + number - 1, Some(workload));
+        let outcome = run(first + number - 1, Some(workload));
         if outcome.violations.is_empty() {
             continue;
         }

@@ -257,6 +257,29 @@ fn r10_a_retry_at_another_node_counts_once() {
 }
 
 #[test]
+fn a_write_that_names_what_has_not_come_here_is_refused_and_not_half_done() {
+    let register = key(Kind::MultiRegisters, "a");
+    let seen = |sequence, text| {
+        let dots = vec![Dot { origin: Group::origin(1), sequence }];
+        change(&register, Command::SetSeen(value(text), dots))
+    };
+    let mut group = Group::connected(2);
+    let read = |group: &mut Group, number| match view(group, number, &register) {
+        Some(View::MultiRegister(values, _)) => values.len(),
+        other => panic!("{other:?}"),
+    };
+    write(&mut group, 1, change(&register, Command::Set(value("x"))));
+    // A client that read at node 1 goes on at node 2, faster than the operation.
+    let now = group.now;
+    let node = group.nodes.get_mut(&2).unwrap();
+    assert_eq!(node.write(now, seen(1, "y")).0, Err(Refusal::Behind));
+    group.settle();
+    write(&mut group, 2, seen(1, "y"));
+    group.settle();
+    assert_eq!([1, 2].map(|number| read(&mut group, number)), [1, 1]);
+}
+
+#[test]
 fn r11_expired_state_is_removed_by_its_setter_or_after_a_grace() {
     let mut group = Group::connected(2);
     let mut short = change(&set(), add("x"));

@@ -48,6 +48,16 @@ pub enum Command {
     Delete,
 }
 
+impl Command {
+    /// Dots that it names as seen by its client, wherever that was.
+    pub fn names(&self) -> &[Dot] {
+        match self {
+            Command::SetSeen(_, seen) => seen,
+            _ => &[],
+        }
+    }
+}
+
 /// One change of a map's field; it also says the field's type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FieldCommand {
@@ -194,6 +204,10 @@ pub enum Refusal {
     /// The command is not one of this kind: the edge should have refused it.
     #[error("this operation does not apply to {0}")]
     WrongKind(&'static str),
+    /// The write names what was seen at another node, and has not come here yet: retry, or read
+    /// again.
+    #[error("the write names a version that this node has not seen whole; retry, or read again")]
+    Behind,
     /// This node holds no replica of the shard: ask one that does.
     #[error("this node holds no replica of the entity's shard")]
     Elsewhere,

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::backend::{Backend, BackendError};
 use crate::checkpoint;
 use crate::collect::Sweep;
-use crate::command::{Change, Refusal};
+use crate::command::{Change, Command, Refusal};
 use crate::committer::Batch;
 use crate::dot::{Dot, Hlc, Millis, Origin, VersionVector};
 use crate::entity::{Draft, Entity, Image, Limits, touched};
@@ -288,6 +288,8 @@ impl Engine {
     }
 
     /// The effect of a change as seen here, to be stamped with `dot` and `stamp`. Changes nothing.
+    /// What it names as seen must have been seen here: a node that lacks it could not tell it from
+    /// what was superseded.
     pub fn draft(
         &mut self,
         change: &Change,
@@ -296,7 +298,15 @@ impl Engine {
         now: Millis,
     ) -> Result<Effect, Refusal> {
         let limits = self.options.limits;
+        let named = change.commands.iter().flat_map(Command::names);
+        let shard = self.shards.get(&self.shard_of(&change.key));
+        let seen = |dot: &&Dot| shard.is_some_and(|shard| shard.vector.covers(**dot));
+        let unseen: Vec<Dot> = named.filter(|dot| !seen(dot)).copied().collect();
         let entity = self.entity(&change.key).map_err(|Quarantined| Refusal::Quarantined)?;
+        let ahead = |dot: &Dot| entity.ahead().is_some_and(|context| context.covers(*dot));
+        if !unseen.iter().all(ahead) {
+            return Err(Refusal::Behind);
+        }
         Draft::effect(entity, change, dot, stamp, now, &limits)
     }
 

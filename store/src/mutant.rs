@@ -51,6 +51,10 @@ pub enum Mutant {
     CountRetries,
     /// What expired is dropped by each node for itself, without an operation.
     ExpireSilently,
+    /// A joining replica says at once that it has caught up.
+    JoinUncaught,
+    /// A copy is given up before the recorded replicas have what it has.
+    DropEarly,
 }
 
 impl Mutant {
@@ -74,6 +78,8 @@ impl Mutant {
         Mutant::ServeDamaged,
         Mutant::CountRetries,
         Mutant::ExpireSilently,
+        Mutant::JoinUncaught,
+        Mutant::DropEarly,
     ];
 
     /// Its name on command lines and in reports.
@@ -111,6 +117,8 @@ impl Mutant {
             Mutant::ServeDamaged => ("serve-damaged", Some("R8")),
             Mutant::CountRetries => ("count-retries", Some("R10")),
             Mutant::ExpireSilently => ("expire-silently", Some("R11")),
+            Mutant::JoinUncaught => ("join-uncaught", Some("R12")),
+            Mutant::DropEarly => ("drop-early", Some("R12")),
         }
     }
 

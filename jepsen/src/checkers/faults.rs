@@ -11,8 +11,9 @@ use crate::history::{History, Op, Process};
 
 /// After it all faults are over.
 pub(super) const HEALED: &str = "healed";
-/// Faults that put another disk into a node, or another content onto it.
-const DISK: [&str; 6] = ["restore", "replace", "corrupt", "truncate", "join", "leave"];
+/// Faults that put another disk into a node, or another content onto it; and no fault, but with
+/// the same effect, that it gives up a shard's copy.
+const DISK: [&str; 7] = ["restore", "replace", "corrupt", "truncate", "join", "leave", "give-up"];
 /// Faults that leave processes running.
 const RUNNING: [&str; 2] = ["pause", "clock"];
 /// Faults of links alone.

@@ -90,9 +90,11 @@ fn name(node: &Value) -> String {
     node.as_str().map_or_else(|| node.to_string(), str::to_owned)
 }
 
-/// The node that an operation asked; a client whose node is not told has one of its own.
+/// The node that did an operation: the one that answered it, else the one that was asked; a client
+/// whose node is not told has one of its own.
 pub(super) fn node_of(pair: &Pair<'_>) -> String {
-    match (&pair.invoke.node, pair.invoke.process) {
+    let answered = pair.end.and_then(|end| end.node.as_ref());
+    match (answered.or(pair.invoke.node.as_ref()), pair.invoke.process) {
         (Some(node), _) => node.clone(),
         (None, Process::Client(number)) => format!("the node of {number}"),
         (None, Process::Nemesis) => "no node".into(),

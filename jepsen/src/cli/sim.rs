@@ -15,6 +15,8 @@ use crate::workloads;
 
 /// From this many seeds on, everything that should happen must have happened.
 const ALL_MUST_HAPPEN: usize = 500;
+/// What an idle node may send in a second.
+const IDLE_BYTES: u64 = 20_000;
 /// Failing seeds that are shown whole.
 const SHOWN: usize = 10;
 
@@ -27,6 +29,18 @@ pub(super) struct Sim {
     /// One seed, run twice: shows what it found, and that it repeats itself.
     #[arg(long)]
     seed: Option<u64>,
+    /// Worlds whose regions have councils, and whose nodes come and go.
+    #[arg(long)]
+    councils: bool,
+    /// Listens to an idle cluster instead: regions times nodes, `5x20`.
+    #[arg(long, value_parser = parse_idle, conflicts_with_all = ["seed", "seeds"])]
+    idle: Option<(usize, usize)>,
+    /// Replaces so many pods instead, and prints what is left of them: what R9 bounds.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "idle"])]
+    replacements: Option<u64>,
+    /// Creates and deletes so many entities instead, and prints what is left of them.
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "idle", "replacements"])]
+    cycles: Option<u64>,
     /// The workload; without it each seed takes its turn of all.
     #[arg(long, value_parser = parse_workload)]
     workload: Option<&'static str>,
@@ -46,6 +60,14 @@ fn parse_seeds(text: &str) -> Result<(u64, u64)> {
     let (first, last) = (first.parse()?, last.trim_start_matches('=').parse()?);
     ensure!(first <= last, "the first seed comes before the last: 1..1000");
     Ok((first, last))
+}
+
+fn parse_idle(text: &str) -> Result<(usize, usize)> {
+    let (regions, nodes) = text.split_once('x').context("regions times nodes: 5x20")?;
+    let (regions, nodes) = (regions.parse()?, nodes.parse()?);
+    ensure!((1..=8).contains(&regions), "1 to 8 regions: 5x20");
+    ensure!((1..=200).contains(&(regions * nodes)), "1 to 200 nodes in all: 5x20");
+    Ok((regions, nodes))
 }
 
 pub(super) fn parse_workload(name: &str) -> Result<&'static str> {
@@ -85,15 +107,26 @@ impl Sum {
 impl Sim {
     /// Whether all is well.
     pub(super) fn run(self) -> Result<bool> {
-        match self.seed {
-            Some(seed) => self.replay(seed),
-            None => self.sweep(),
+        if let Some(count) = self.replacements {
+            return Ok(wear(&simulator::replacements(count), |wear| wear.vectors + wear.items));
+        }
+        if let Some(count) = self.cycles {
+            return Ok(wear(&simulator::cycles(count), |wear| wear.records));
+        }
+        match (self.idle, self.seed) {
+            (Some((regions, nodes)), _) => Ok(listen(regions, nodes)),
+            (None, Some(seed)) => self.replay(seed),
+            (None, None) => self.sweep(),
         }
     }
 
+    fn world(&self) -> fn(u64, Option<&'static str>) -> Outcome {
+        if self.councils { simulator::run_councils } else { simulator::run }
+    }
+
     fn replay(self, seed: u64) -> Result<bool> {
-        let outcome = simulator::run(seed, self.workload);
-        let again = simulator::run(seed, self.workload);
+        let outcome = self.world()(seed, self.workload);
+        let again = self.world()(seed, self.workload);
         println!("seed {seed}, {}: trace {}", outcome.workload, outcome.trace);
         if let Some(path) = &self.history {
             std::fs::write(path, outcome.history.to_edn())
@@ -118,7 +151,7 @@ impl Sim {
         let sum = Mutex::new(Sum::default());
         // A seed that breaks off says so itself.
         std::panic::set_hook(Box::new(|_| {}));
-        let start = Instant::now();
+        let (start, world) = (Instant::now(), self.world());
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
@@ -127,7 +160,7 @@ impl Sim {
                         if seed > last {
                             return;
                         }
-                        let outcome = simulator::run(seed, self.workload);
+                        let outcome = world(seed, self.workload);
                         sum.lock().expect("nothing panics under it").add(outcome);
                     }
                 });
@@ -135,18 +168,44 @@ impl Sim {
         });
         drop(std::panic::take_hook());
         let sum = sum.into_inner().expect("nothing panics under it");
-        let summary = sum.summary(threads, start.elapsed().as_secs_f64());
+        let summary = sum.summary(threads, start.elapsed().as_secs_f64(), self.councils);
         print!("{summary}");
         if let Some(page) = &self.record {
             let what = format!("{} of {} seeds failed", sum.failed.len(), sum.runs);
             matrix::record_simulator(page, &format!("{summary}\n{what}"))?;
         }
-        Ok(report(&sum, self.workload))
+        Ok(report(&sum, self.councils, self.workload))
     }
 }
 
+/// Prints what a node held in the course of a run; whether it is flat: at the end no more than
+/// twice of what it was after a fifth.
+fn wear(looks: &[simulator::Wear], what: fn(&simulator::Wear) -> u64) -> bool {
+    println!("     done       disk  records  vectors  origins    items  retired");
+    for look in looks {
+        let simulator::Wear { done, disk, records, vectors, origins, items, retired } = look;
+        println!(
+            "{done:>9} {disk:>10} {records:>8} {vectors:>8} {origins:>8} {items:>8} {retired:>8}"
+        );
+    }
+    let fifth = looks.get(looks.len() / 5).map_or(0, what);
+    looks.last().is_some_and(|last| what(last) <= 2 * fifth)
+}
+
+/// Prints what an idle cluster says; whether it is as it should be, and within its bound.
+fn listen(regions: usize, nodes: usize) -> bool {
+    let idle = simulator::idle(regions, nodes);
+    println!(
+        "{} nodes in {regions} regions, idle: a node sends {} datagrams and frames of {} bytes a \
+         second, {} bytes with what packets cost",
+        idle.nodes, idle.packets, idle.bytes, idle.bytes_sent
+    );
+    idle.unsettled.iter().for_each(|what| println!("NOT AT REST: {what}"));
+    idle.unsettled.is_none() && idle.bytes_sent < IDLE_BYTES
+}
+
 impl Sum {
-    fn summary(&self, threads: usize, seconds: f64) -> String {
+    fn summary(&self, threads: usize, seconds: f64, councils: bool) -> String {
         let hours = self.simulated_ms as f64 / 3_600_000.0;
         let mut text = format!(
             "{} seeds in {seconds:.1} s on {threads} threads: {hours:.1} simulated hours ({:.0} an \
@@ -160,7 +219,7 @@ impl Sum {
         );
         let each = self.by_workload.iter().map(|(name, n)| format!("{name} {n}"));
         text += &format!("workloads: {}\n\n", each.collect::<Vec<_>>().join(", "));
-        for what in simulator::SOMETIMES {
+        for what in labels(councils) {
             let count = self.coverage.0.get(what).copied().unwrap_or(0);
             text += &format!("{count:>9}  {what}\n");
         }
@@ -168,13 +227,20 @@ impl Sum {
     }
 }
 
+/// What is to happen over many seeds.
+fn labels(councils: bool) -> Vec<&'static str> {
+    let more = if councils { simulator::WITH_COUNCILS } else { &[] };
+    simulator::SOMETIMES.iter().chain(more).copied().collect()
+}
+
 /// Tells which seeds failed and what never happened; answers whether all is well.
-fn report(sum: &Sum, workload: Option<&str>) -> bool {
+fn report(sum: &Sum, councils: bool, workload: Option<&str>) -> bool {
     for (seed, (name, violations)) in sum.failed.iter().take(SHOWN) {
-        println!("\nFAILED seed {seed}: cargo sim --seed {seed} --workload {name}");
+        let councils = if councils { "--councils " } else { "" };
+        println!("\nFAILED seed {seed}: cargo sim {councils}--seed {seed} --workload {name}");
         violations.iter().take(3).for_each(|violation| println!("  {violation}"));
     }
-    let missing = sum.coverage.missing();
+    let missing = sum.coverage.missing(&labels(councils));
     let enough = sum.runs < ALL_MUST_HAPPEN || workload.is_some() || missing.is_empty();
     if !enough {
         println!("\nNEVER happened: {}", missing.join(", "));

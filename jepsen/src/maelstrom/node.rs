@@ -206,7 +206,8 @@ fn damaged() -> Problem {
 
 fn problem(refusal: &Refusal) -> Problem {
     let code = match refusal {
-        Refusal::Elsewhere
+        Refusal::Behind
+        | Refusal::Elsewhere
         | Refusal::Quarantined
         | Refusal::ClockSkew { .. }
         | Refusal::DiskFull { .. }

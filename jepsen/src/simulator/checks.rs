@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use atoll::node::ReadError;
+use atoll_replication::core::Status;
 use atoll_store::backend::memory::Memory;
 use atoll_store::dot::Origin;
 use atoll_store::engine::{Engine, Options, Readiness};
 use atoll_store::entity::Image;
 use atoll_store::name::EntityKey;
-use atoll_store::shard::entity_hash;
+use atoll_store::shard::{ShardId, entity_hash};
 use futures_util::FutureExt;
 
 use super::clients::Client;
@@ -34,19 +36,42 @@ impl World {
             self.sample_digests();
         }
         let all: Vec<Vectors> = self.machines.iter().map(Machine::vectors).collect();
+        let mut statuses = Vec::new();
         for (machine, own) in self.machines.iter_mut().zip(&all) {
             let Some(running) = &machine.running else { continue };
             let status = running.driver.core().status();
+            let (id, region) = (machine.id(), machine.region);
+            let serves = |shard: ShardId| {
+                let set = status.placement.replicas(region, shard.slot);
+                set.is_none_or(|set| set.counts(id)) && !status.unserved.contains(&shard.slot)
+            };
             if !repairs && status.diverged > 0 {
                 self.ledger.complain(format!("a node saw a divergence: {}", machine.name()));
             }
-            self.ledger.check_closed(&status.closed, own, &all);
+            let whose = format!("{} at {}", machine.name(), self.time);
+            self.ledger.check_closed(&whose, &status.closed, own, &all, serves);
+            if status.retired > 0 {
+                self.coverage.hit("origin retired");
+            }
             if status.waiting > 0 {
                 self.coverage.hit("gap waited");
             }
             let before = std::mem::replace(&mut machine.quarantined, status.quarantined);
             if before > 0 && status.quarantined == 0 {
                 self.coverage.hit("repaired from a peer");
+            }
+            statuses.push(status);
+        }
+        self.check_moves(&statuses);
+        self.restart_ended(&statuses);
+    }
+
+    /// A start that its cluster has given up ends, and whoever supervises it starts it again.
+    fn restart_ended(&mut self, statuses: &[Status]) {
+        for status in statuses.iter().filter(|status| status.ended) {
+            if let Some(at) = self.machine(status.me.node) {
+                self.crash_for(at, 500);
+                self.coverage.hit("node given up restarted");
             }
         }
     }
@@ -72,7 +97,8 @@ impl World {
                 for shard in engine.shards() {
                     let (ours, theirs) = (engine.digest(shard).0, peer.digest(shard).0);
                     let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
-                    if ours != theirs && engine.vector(shard) == peer.vector(shard) {
+                    let alike = engine.roll() == peer.roll();
+                    if ours != theirs && alike && engine.vector(shard) == peer.vector(shard) {
                         let whose = format!("{shard} of {one} and {other} at {}", self.time);
                         self.ledger.complain(format!("equal vectors, unequal digests: {whose}"));
                     }
@@ -87,7 +113,7 @@ impl World {
             return;
         }
         // It stays so, and nobody talks for nothing. What expires meanwhile is removed.
-        let (before, nodes) = (self.messages, self.machines.len() as u64);
+        let (before, nodes) = (self.messages, self.living().count().max(2) as u64);
         self.run_until(self.time + 12_000, false);
         self.wait(2_000);
         let each = (self.messages - before) / (nodes * (nodes - 1));
@@ -102,6 +128,7 @@ impl World {
     /// Runs on until every node holds the same and every client is answered; whether that was
     /// soon enough.
     pub(super) fn wait(&mut self, most_ms: u64) -> bool {
+        let most_ms = if self.councils.is_some() { 3 * most_ms } else { most_ms };
         let until = self.time + most_ms;
         while !(self.is_settled() && self.clients.iter().all(Client::is_idle)) {
             if self.time >= until {
@@ -110,12 +137,20 @@ impl World {
                 return false;
             }
             self.run_until(self.time + LOOK_MS, false);
+            self.operate();
         }
         true
     }
 
-    /// Whether every node holds the same, and shows what it holds.
+    /// Whether every replica holds the same, and shows what it holds.
     fn is_settled(&self) -> bool {
+        match self.councils {
+            Some(_) => self.unsettled().is_none(),
+            None => self.is_same(),
+        }
+    }
+
+    fn is_same(&self) -> bool {
         let mut all = self.machines.iter().map(|machine| {
             let driver = &machine.running.as_ref()?.driver;
             if driver.has_queued() || driver.has_written() {
@@ -131,7 +166,10 @@ impl World {
 
     fn state(&self) -> String {
         let mut text = format!("at {}, {:?}", self.time, self.mood);
-        for machine in &self.machines {
+        if self.councils.is_some() {
+            text = format!("{}, {text}", self.unsettled().unwrap_or_default());
+        }
+        for machine in self.machines.iter().filter(|machine| !machine.gone) {
             let Some(running) = &machine.running else {
                 text += &format!("\n{} is down", machine.number);
                 continue;
@@ -147,6 +185,7 @@ impl World {
             let peers: Vec<&str> = peers.map(|peer| peer.name.as_str()).collect();
             let (damaged, waiting) = (engine.quarantined(), status.waiting);
             text += &format!(" damaged {damaged:?}, {waiting} wait, connected to {peers:?}");
+            text += &self.council_of(machine);
             text += &format!(
                 ", {} arrived, to commit {:?}, to flush {:?}",
                 machine.arrivals.len(),
@@ -159,7 +198,7 @@ impl World {
 
     /// The workload's final operations, at every node.
     pub(super) fn finish(&mut self) {
-        for at in 0..self.machines.len() {
+        for at in self.living() {
             let client = Client::scripted(at, self.time, self.workload.finals());
             self.clients.push(client);
         }
@@ -172,23 +211,30 @@ impl World {
             if !self.wait(20_000) {
                 return;
             }
-            let end = self.machines[0].vectors();
-            let all = (0..self.machines.len()).map(|at| self.images(at));
-            let all: Option<Vec<_>> = all.collect::<Vec<_>>().into_iter().collect();
+            let end = self.held();
+            let all: Option<Vec<_>> = {
+                let all: Vec<_> = self.living().map(|at| self.images(at)).collect();
+                all.into_iter().collect()
+            };
             self.run_until(self.time + 200, false);
             if let Some(all) = all
                 && self.is_settled()
-                && end == self.machines[0].vectors()
+                && end == self.held()
             {
                 break (end, all);
             }
             // Something expired just now, or was found damaged when it was read.
         };
-        let (images, others) = all.split_first().expect("a cluster has nodes");
+        let Some(images) = all.iter().cloned().reduce(|mut one, other| {
+            one.extend(other);
+            one
+        }) else {
+            return;
+        };
         let checks = [
-            check_equal(images, others),
-            self.check_digest(images),
-            self.check_reference(&end, images),
+            check_equal(&images, &all),
+            self.check_digest(&images),
+            self.check_reference(&end, &images),
         ];
         for what in checks.into_iter().filter_map(Result::err) {
             self.ledger.complain(what);
@@ -198,7 +244,16 @@ impl World {
         }
     }
 
-    /// Every entity as a node has it; none if one is damaged there.
+    /// What any machine has seen.
+    fn held(&self) -> Vectors {
+        let mut held = Vectors::new();
+        for (shard, vector) in self.machines.iter().flat_map(Machine::vectors) {
+            held.entry(shard).or_default().join(&vector);
+        }
+        held
+    }
+
+    /// Every entity that a node serves, as it has it; none if one is damaged there.
     fn images(&mut self, at: usize) -> Option<Images> {
         let mut images = BTreeMap::new();
         for key in self.ledger.keys() {
@@ -213,21 +268,25 @@ impl World {
                 }
                 self.run_until(self.time + 20, false);
             };
-            images.insert(key, image.ok()?);
+            match image {
+                Err(ReadError::Elsewhere) => {}
+                image => drop(images.insert(key, image.ok()?)),
+            }
         }
         Some(images)
     }
 
     /// The digests kept up are those that the states have.
     fn check_digest(&self, images: &Images) -> Result<(), String> {
-        let running = self.machines[0].running.as_ref().expect("settled");
-        let engine = running.driver.core().engine();
-        for shard in engine.shards() {
-            let inside = images.iter().filter(|(key, _)| engine.shard_of(key) == shard);
-            let hashes = inside.map(|(key, image)| entity_hash(key, image.entity().sum()));
-            let anew = hashes.fold(0u128, u128::wrapping_add);
-            if engine.digest(shard).0 != Some(anew) {
-                return Err(format!("a digest is not that of its entities: {shard}"));
+        for machine in self.machines.iter().filter(|machine| !machine.gone) {
+            let engine = machine.running.as_ref().expect("settled").driver.core().engine();
+            for shard in engine.shards() {
+                let inside = images.iter().filter(|(key, _)| engine.shard_of(key) == shard);
+                let hashes = inside.map(|(key, image)| entity_hash(key, image.entity().sum()));
+                let anew = hashes.fold(0u128, u128::wrapping_add);
+                if engine.digest(shard).0 != Some(anew) {
+                    return Err(format!("a digest is not that of its entities: {shard}"));
+                }
             }
         }
         Ok(())
@@ -235,7 +294,8 @@ impl World {
 
     /// A store that is fed with every operation, in any allowed order, is the same.
     fn check_reference(&self, end: &Vectors, images: &Images) -> Result<(), String> {
-        let options = Options { slots: 3, ..Options::default() };
+        let slots = self.machines[0].options.slots;
+        let options = Options { slots, ..Options::default() };
         let backend = Arc::new(Memory::new());
         let mut engine = Engine::open(backend, options, Origin(1)).expect("an empty store opens");
         let all = self.ledger.history.iter().filter(|(place, _)| covers(end, **place));
@@ -264,15 +324,15 @@ impl World {
     }
 }
 
-/// All nodes hold the same of every entity.
-fn check_equal(images: &Images, others: &[Images]) -> Result<(), String> {
+/// All nodes hold the same of every entity that they hold.
+fn check_equal(images: &Images, all: &[Images]) -> Result<(), String> {
     for (key, image) in images {
         let (ours, kind) = (image.entity(), key.kind);
-        let same = |theirs: &Images| {
-            let theirs = theirs[key].entity();
+        let same = |theirs: &Arc<Image>| {
+            let theirs = theirs.entity();
             ours.sum() == theirs.sum() && ours.view(kind) == theirs.view(kind)
         };
-        if !others.iter().all(same) {
+        if !all.iter().filter_map(|theirs| theirs.get(key)).all(same) {
             return Err(format!("an entity differs between nodes in the end: {key}"));
         }
     }

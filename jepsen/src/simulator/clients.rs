@@ -6,16 +6,16 @@
 
 use std::collections::VecDeque;
 
-use atoll::node::{Cursor, Record as NodeRecord, Selection, Start, Subscription};
+use atoll::node::Selection;
 use atoll_store::dot::{Dot, Origin};
 use atoll_store::name::{Collection, Kind};
 use atoll_store::shard::ShardId;
-use futures_util::FutureExt;
-use futures_util::stream::{BoxStream, StreamExt, unfold};
 use serde_json::Value;
 
-use super::ask::{self, Pending, Wrote};
+use super::ask::Wrote;
 use super::ledger::Place;
+use super::routes::{self, Look};
+use super::streams::Stream;
 use super::world::World;
 use crate::history::Type;
 use crate::workloads::{Answer, Invocation, Place as At, Record, Request, Step};
@@ -24,8 +24,6 @@ use crate::workloads::{Answer, Invocation, Place as At, Record, Request, Step};
 const TIMEOUT_MS: u64 = 5_000;
 /// How long a poll waits for a first record.
 const POLL_MS: u64 = 200;
-/// Most records of one poll.
-const POLL_RECORDS: usize = 256;
 /// Between two tries of an operation that must be answered in the end.
 const AGAIN_MS: u64 = 500;
 /// One in so many answers to a write is lost on its way.
@@ -51,22 +49,16 @@ struct Open {
     process: u64,
     answers: Vec<Answer>,
     at: usize,
+    /// The node that does it, for the history.
+    server: String,
     deadline: u64,
     asked: Option<Asked>,
     wrote: Vec<Place>,
 }
 
 enum Asked {
-    /// With the shard and the run of the node that were asked: it may answer and stop in one turn.
-    Request(Box<(Pending, ShardId, Origin)>),
+    Request(Box<routes::Asked>),
     Poll(Vec<Record>, u64),
-}
-
-struct Stream {
-    at: usize,
-    origin: Origin,
-    /// What is asked of the node for the next record outlives the turn in which it was asked.
-    records: BoxStream<'static, (NodeRecord, Cursor)>,
 }
 
 impl Client {
@@ -92,6 +84,9 @@ impl Client {
     pub(super) fn next_at(&self, issuing: bool) -> Option<u64> {
         match &self.open {
             Some(Open { asked: Some(Asked::Poll(_, until)), .. }) => Some(*until),
+            Some(Open { asked: Some(Asked::Request(asked)), deadline, .. }) => {
+                Some(asked.next_at().map_or(*deadline, |at| at.min(*deadline)))
+            }
             Some(open) => Some(open.deadline),
             None if issuing || !self.is_idle() => Some(self.next_at),
             None => None,
@@ -148,7 +143,8 @@ impl World {
         self.recorder.invoke(time, client.number, invocation.f, value, Some(&name));
         let (at, deadline) = (client.home, self.time + TIMEOUT_MS);
         let (answers, wrote) = (Vec::new(), Vec::new());
-        let open = Open { invocation, process, answers, at, deadline, asked: None, wrote };
+        let (server, asked) = (name, None);
+        let open = Open { invocation, process, answers, at, server, deadline, asked, wrote };
         self.step_operation(client, open);
         true
     }
@@ -160,6 +156,7 @@ impl World {
                 Step::Ask(place, request) => {
                     open.at = self.target(client.home, place);
                     open.deadline = self.time + TIMEOUT_MS;
+                    open.server = self.machines[open.at].name();
                     match self.start_request(client, open.at, &request) {
                         Ok(asked) => open.asked = Some(asked),
                         Err(code) => {
@@ -178,9 +175,11 @@ impl World {
     }
 
     fn target(&mut self, home: usize, place: At) -> usize {
-        let count = self.machines.len();
+        let (count, living) = (self.machines.len(), self.living().collect::<Vec<_>>());
+        let others = (1..count).map(|step| (home + step) % count);
+        let others: Vec<usize> = others.filter(|at| living.contains(at)).collect();
         match place {
-            At::Elsewhere if count > 1 => (home + 1 + self.random.below(count - 1)) % count,
+            At::Elsewhere if !others.is_empty() => *self.random.pick(&others),
             _ => home,
         }
     }
@@ -191,62 +190,43 @@ impl World {
         at: usize,
         request: &Request,
     ) -> Result<Asked, String> {
-        let Some(running) = &self.machines[at].running else { return Err("unreachable".into()) };
-        let (kind, collection, prefix, since, reconnect) = match request {
-            Request::Read { entity, .. } | Request::Write { entity, .. } => {
-                let shard = running.driver.core().engine().shard_of(&ask::key(entity));
-                let pending = ask::ask(&running.node, request);
-                return Ok(Asked::Request(Box::new((pending, shard, running.origin))));
-            }
-            Request::Poll { collection: (kind, collection), prefix, since, reconnect } => {
-                (kind, collection, prefix, since, reconnect)
-            }
+        let Request::Poll { collection: (kind, collection), prefix, since, reconnect } = request
+        else {
+            return Ok(Asked::Request(Box::new(self.request(at, request)?)));
         };
-        let same = |stream: &Stream| stream.at == at && stream.origin == running.origin;
-        if *reconnect || !client.stream.as_ref().is_some_and(same) {
+        let Some(running) = &self.machines[at].running else { return Err("unreachable".into()) };
+        let origin = running.origin;
+        if *reconnect || !client.stream.as_ref().is_some_and(|stream| stream.is_of(at, origin)) {
             let what = Selection::Prefix {
                 kind: Kind::parse(kind).expect("a workload names kinds"),
                 collection: Collection::parse(collection).expect("a workload names collections"),
                 prefix: prefix.clone(),
             };
-            let start = match since {
-                None => Start::Snapshot,
-                Some(cursor) => Start::After(Cursor::parse(cursor).ok_or("bad-request")?),
-            };
-            let opened = running.node.subscribe(what, start).now_or_never();
-            let opened = opened.expect("a stream opens without waiting");
-            let records = records(opened.map_err(|error| error.to_string())?);
-            client.stream = Some(Stream { at, origin: running.origin, records });
+            client.stream = Some(self.open(at, what, since.as_deref())?);
         }
         Ok(Asked::Poll(Vec::new(), self.time + POLL_MS))
     }
 
     /// The answer to what an operation waits for, if it is there.
     fn advance(&mut self, stream: &mut Option<Stream>, open: &mut Open) -> Option<Answer> {
-        let machine = &self.machines[open.at];
-        let (time, now, at) = (self.time, machine.wall(self.time), open.at);
+        let time = self.time;
         let answer = match open.asked.as_mut()? {
             Asked::Request(asked) => {
-                let (pending, shard, origin) = &mut **asked;
-                let answered = pending.poll(now);
-                if let Some((_, Some(wrote))) = &answered {
-                    let wrote = self.places(at, *shard, *origin, *wrote);
-                    if self.random.one_in(ANSWERS_LOST) {
-                        self.coverage.hit("answer to a write lost");
-                        return Some(Answer::Lost("the connection was cut".into()));
-                    }
-                    open.wrote.extend(wrote);
-                }
-                answered.map(|(answer, _)| answer)
+                let found = self.look_on(asked, &mut open.wrote);
+                open.server = self.machines[asked.at()].name();
+                found
             }
             Asked::Poll(records, until) => {
-                poll(machine, time, now, stream, records);
+                let name = stream.as_ref().map(|stream| stream.name.clone());
+                self.poll(stream, records);
                 let ended = stream.is_none();
                 let lost = ended && records.last().is_none_or(|last| last.event != "error");
                 let enough = ended || !records.is_empty() || *until <= time;
                 match (lost, enough) {
                     (true, _) => Some(Answer::Lost("the stream was cut".into())),
-                    (false, true) => Some(Answer::Records(machine.name(), records.split_off(0))),
+                    (false, true) => {
+                        Some(Answer::Records(name.unwrap_or_default(), records.split_off(0)))
+                    }
                     _ => None,
                 }
             }
@@ -254,6 +234,26 @@ impl World {
         self.note_answer(answer.as_ref());
         let timeout = || Answer::Lost("timeout".into());
         answer.or_else(|| (open.deadline <= time).then(timeout))
+    }
+
+    /// Looks what became of a request, until there is nothing new.
+    fn look_on(&mut self, asked: &mut routes::Asked, wrote: &mut Vec<Place>) -> Option<Answer> {
+        loop {
+            let before = asked.next_at();
+            match self.look(asked) {
+                Look::Answered(answer) => return Some(answer),
+                Look::Wrote(shard, origin, how) => {
+                    let places = self.places(asked.at(), shard, origin, how);
+                    if self.random.one_in(ANSWERS_LOST) {
+                        self.coverage.hit("answer to a write lost");
+                        return Some(Answer::Lost("the connection was cut".into()));
+                    }
+                    wrote.extend(places);
+                }
+                Look::Waits if asked.next_at() == before => return None,
+                Look::Waits => {}
+            }
+        }
     }
 
     fn note_answer(&mut self, answer: Option<&Answer>) {
@@ -303,7 +303,7 @@ impl World {
         value: Value,
         why: Option<String>,
     ) {
-        let name = self.machines[open.at].name();
+        let name = open.server;
         let (f, error) = (open.invocation.f, why.map(Value::from));
         self.recorder.end(self.nanos(), client.number, kind, f, value, error, Some(&name));
         if kind == Type::Ok && !open.wrote.is_empty() {
@@ -314,38 +314,5 @@ impl World {
             _ => self.random.between(1, AGAIN_MS),
         };
         client.next_at = self.time + pause;
-    }
-}
-
-fn records(subscription: Subscription) -> BoxStream<'static, (NodeRecord, Cursor)> {
-    let next = async |mut subscription: Subscription| {
-        let record = subscription.next().await;
-        Some((record, subscription))
-    };
-    unfold(subscription, next).boxed()
-}
-
-/// Takes what a stream has; a stream that is gone, or has ended, is dropped.
-fn poll(
-    machine: &super::machine::Machine,
-    time: u64,
-    now: u64,
-    stream: &mut Option<Stream>,
-    records: &mut Vec<Record>,
-) {
-    let origin = machine.running.as_ref().map(|running| running.origin);
-    if stream.as_ref().is_some_and(|stream| Some(stream.origin) != origin) {
-        *stream = None;
-    }
-    if !machine.is_up(time) {
-        return;
-    }
-    while records.len() < POLL_RECORDS {
-        let Some(open) = stream else { return };
-        let Some(Some((record, cursor))) = open.records.next().now_or_never() else { return };
-        records.push(ask::record(&record, cursor.as_str().to_owned(), now));
-        if records.last().is_some_and(|record| record.event == "error") {
-            *stream = None;
-        }
     }
 }

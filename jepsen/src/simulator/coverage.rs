@@ -45,6 +45,21 @@ pub const SOMETIMES: &[&str] = &[
     "unflushed commits lost",
 ];
 
+/// What must occur, too, where regions have councils.
+pub const WITH_COUNCILS: &[&str] = &[
+    "copy given up",
+    "council re-formed",
+    "long crash",
+    "node evicted",
+    "node given up restarted",
+    "node joined",
+    "node left",
+    "origin retired",
+    "replica caught up",
+    "request led elsewhere",
+    "subscription led elsewhere",
+];
+
 impl Coverage {
     /// It happened.
     pub fn hit(&mut self, what: &'static str) {
@@ -58,8 +73,8 @@ impl Coverage {
         }
     }
 
-    /// What should have happened, and never did.
-    pub fn missing(&self) -> Vec<&'static str> {
-        SOMETIMES.iter().copied().filter(|what| !self.0.contains_key(what)).collect()
+    /// What of these should have happened, and never did.
+    pub fn missing(&self, of: &[&'static str]) -> Vec<&'static str> {
+        of.iter().copied().filter(|what| !self.0.contains_key(what)).collect()
     }
 }

@@ -28,10 +28,12 @@ impl World {
         if !self.random.one_in(4) || !self.ledger.complaints.is_empty() {
             return;
         }
-        let victim = 1 + self.random.below(self.machines.len() - 1);
-        self.divergence = Some(Divergence::Waits(victim));
-        let running = self.machines[0].running.as_ref().expect("settled");
         let key = entity();
+        let holders = self.living().filter(|at| self.holder(*at, &key) == Some(*at));
+        let holders: Vec<usize> = holders.collect();
+        let victim = holders[1 + self.random.below(holders.len() - 1)];
+        self.divergence = Some(Divergence::Waits(victim));
+        let running = self.machines[holders[0]].running.as_ref().expect("settled");
         let add = vec![Value::from_static(b"\"lost\"")];
         let commands = vec![Command::Members { add, remove: Vec::new() }];
         let mut pending =

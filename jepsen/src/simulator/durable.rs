@@ -14,14 +14,17 @@ use super::world::World;
 
 impl World {
     /// Nobody hears of what a crash could take back.
-    pub(super) fn check_sent(&mut self, from: NodeId, message: &Message) {
+    pub(super) fn check_sent(&mut self, from: NodeId, to: NodeId, message: &Message) {
         let Some(machine) = self.machines.iter().find(|machine| machine.id() == from) else {
             return;
         };
-        let early = claims(message).into_iter().find(|place| !covers(&machine.durable, *place));
+        let early = claims(message).into_iter().find(|place| !covers(&machine.told, *place));
         if let Some(place) = early {
             let name = machine.name();
-            self.ledger.complain(format!("told of what is not durable: {name}, {place:?}"));
+            self.ledger.complain(format!(
+                "told of what is not durable: {name}, {place:?} at {} to {to}: {message:?}",
+                self.time
+            ));
         }
     }
 
@@ -31,9 +34,11 @@ impl World {
         let held = |(shard, vector): (&ShardId, &VersionVector)| {
             found.get(shard).is_some_and(|found| found.contains(vector))
         };
-        if !machine.durable.iter().all(held) {
-            let name = machine.name();
-            self.ledger.complain(format!("started with less than was durable: {name}"));
+        if let Some((shard, vector)) = machine.durable.iter().find(|one| !held(*one)) {
+            let (name, found) = (machine.name(), found.get(shard));
+            self.ledger.complain(format!(
+                "started with less than was durable: {name}, {shard}, {found:?} of {vector:?}"
+            ));
         }
     }
 }

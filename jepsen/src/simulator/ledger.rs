@@ -80,22 +80,25 @@ impl Ledger {
     }
 
     /// (R11, cursors) What an origin has closed, a node that says so has seen: all of it that
-    /// anyone has.
+    /// anyone has, in shards that it serves.
     pub(super) fn check_closed(
         &mut self,
+        whose: &str,
         closed: &BTreeMap<Origin, Hlc>,
         own: &Vectors,
         all: &[Vectors],
+        serves: impl Fn(ShardId) -> bool,
     ) {
         let open = |place: &Place, operation: &Operation| {
             closed.get(&place.1.origin).is_none_or(|closed| operation.stamp > *closed)
         };
         let somewhere = |place: &Place| all.iter().any(|vectors| covers(vectors, *place));
         let missing = self.history.iter().find(|(place, (operation, _))| {
-            !open(place, operation) && !covers(own, **place) && somewhere(place)
+            let missing = !open(place, operation) && !covers(own, **place) && serves(place.0);
+            missing && somewhere(place)
         });
         if let Some((place, _)) = missing {
-            self.complain(format!("closed, and yet missing: {place:?}"));
+            self.complain(format!("closed, and yet missing: {place:?} of {whose}"));
         }
     }
 

@@ -23,24 +23,37 @@
 mod ask;
 mod checks;
 mod clients;
+mod cluster;
 mod coverage;
 #[cfg(feature = "mutants")]
 mod divergence;
 mod durable;
 mod faults;
+mod idle;
+mod layout;
 mod ledger;
 mod machine;
+mod mood;
 mod noise;
+mod placed;
+mod pods;
+mod routes;
 mod samples;
+mod streams;
+mod wear;
+mod wire;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use coverage::{Coverage, SOMETIMES};
+pub use coverage::{Coverage, SOMETIMES, WITH_COUNCILS};
+pub use idle::{Idle, idle};
+pub use wear::{Wear, cycles, replacements};
 
 use crate::checkers::{Verdict, convergence};
 use crate::history::{History, excuse};
 use crate::workloads;
+use layout::Kind;
 use world::World;
 
 /// Seeds that failed once, with their workloads: they always run.
@@ -91,14 +104,25 @@ pub struct Outcome {
     pub verdicts: Vec<(&'static str, Verdict)>,
 }
 
-/// Runs a seed; `workload` is a name of [`workloads::ALL`], or the seed chooses.
+/// Runs a seed in a world where every node holds everything; `workload` is a name of
+/// [`workloads::ALL`], or the seed chooses.
 pub fn run(seed: u64, workload: Option<&'static str>) -> Outcome {
+    run_as(Kind::Plain, seed, workload)
+}
+
+/// The same in a world whose regions have councils, and whose nodes come and go.
+pub fn run_councils(seed: u64, workload: Option<&'static str>) -> Outcome {
+    run_as(Kind::Councils, seed, workload)
+}
+
+fn run_as(kind: Kind, seed: u64, workload: Option<&'static str>) -> Outcome {
     let chosen = seed as usize % workloads::ALL.len();
     let named = workloads::ALL.iter().find(|(name, _)| Some(*name) == workload);
     let (name, make) = *named.unwrap_or(&workloads::ALL[chosen]);
-    let mut world = World::new(seed, make);
+    let mut world = World::new(seed, kind, make);
     let broke = catch_unwind(AssertUnwindSafe(|| {
-        let chaos = 4_000 + world.random.between(0, 9_000);
+        let most = if kind == Kind::Councils { 20_000 } else { 9_000 };
+        let chaos = 4_000 + world.random.between(0, most);
         world.run_until(chaos, true);
         world.heal();
         world.settle();

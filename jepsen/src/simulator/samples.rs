@@ -33,7 +33,8 @@ impl World {
     /// Records what every node holds in the end.
     pub(super) fn record_final_samples(&mut self) {
         let time = self.nanos();
-        for (client, machine) in (FIRST_CLIENT..).zip(&self.machines) {
+        let living = self.machines.iter().filter(|machine| !machine.gone);
+        for (client, machine) in (FIRST_CLIENT..).zip(living) {
             let (name, held) = (machine.name(), digests(machine));
             self.recorder.invoke(time, client, FINAL_DIGEST, Value::Null, Some(&name));
             let (kind, value) = match held {
@@ -45,15 +46,29 @@ impl World {
     }
 }
 
-/// What a node holds, shard by shard; none while it is down.
+/// What a node holds, shard by shard, and what it is not recorded for; none while it is down.
 fn digests(machine: &Machine) -> Option<Value> {
     let engine = machine.running.as_ref()?.driver.core().engine();
     let shards = engine.shards().filter_map(|shard| {
         let digest = format!("{:032x}", engine.digest(shard).0?);
         let vector = engine.vector(shard);
         let seen = vector.iter().map(|(origin, last)| (format!("{:016x}", origin.0), json!(last)));
-        let state = json!({ "digest": digest, "vector": Value::Object(seen.collect()) });
+        let mut seen: Map<String, Value> = seen.collect();
+        // It covers retired origins, which it does not spell out: some of its node's own roll.
+        let roll = match engine.is_whole(shard) {
+            true => json!(engine.roll().1),
+            false => json!([machine.name(), vector.covered()]),
+        };
+        seen.insert("retired".into(), roll);
+        let state = json!({ "digest": digest, "vector": seen });
         Some((shard.to_string(), state))
     });
-    Some(json!({ "node": machine.name(), "shards": Value::Object(shards.collect::<Map<_, _>>()) }))
+    let mut held = Map::new();
+    held.insert("node".into(), machine.name().into());
+    held.insert("shards".into(), Value::Object(shards.collect()));
+    let elsewhere = machine.unrecorded();
+    if !elsewhere.is_empty() {
+        held.insert("elsewhere".into(), elsewhere.iter().map(ToString::to_string).collect());
+    }
+    Some(Value::Object(held))
 }

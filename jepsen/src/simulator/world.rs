@@ -9,40 +9,26 @@ use std::sync::Arc;
 
 use atoll::node::{Node, Settings, origin_of};
 use atoll_replication::core::Bounds;
-use atoll_replication::core::message::Message;
+use atoll_replication::transport::NodeId;
 use atoll_replication::transport::memory::{Link, Network, Timing};
-use atoll_replication::transport::{Arrival, Class, NodeId};
 use atoll_store::dot::Origin;
 use atoll_store::engine::Options;
-use atoll_store::operation::Operation;
-use bytes::Bytes;
+use atoll_store::shard::ShardId;
 
 use super::ask::{self, Pending};
 use super::clients::Client;
+use super::cluster::Councils;
 use super::coverage::Coverage;
+use super::layout::{self, Kind};
 use super::ledger::Ledger;
-use super::machine::{Machine, Outbox, Running, covers};
+use super::machine::{Held, Machine, Outbox, Running};
+use super::mood::Mood;
 use super::noise;
+use super::placed::Moves;
+use super::wire::Traffic;
 use crate::history::Recorder;
 use crate::random::Random;
 use crate::workloads::Workload;
-
-/// How a run differs from others, beside chance: drawn from the seed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mood {
-    /// Small logs, so that they are trimmed before everybody has them.
-    tiny_logs: bool,
-    harsh_links: bool,
-    pub(super) rollbacks: bool,
-    pub(super) rot: bool,
-    pub(super) skew: bool,
-    pub(super) pods: bool,
-    pub(super) full_disks: bool,
-    big: bool,
-    /// Most ms between two faults, and between two operations of a client.
-    fault_ms: u64,
-    pub(super) think_ms: u64,
-}
 
 /// Between two looks at the invariants.
 const SAMPLE_MS: u64 = 100;
@@ -66,72 +52,82 @@ pub(super) struct World {
     pub(super) ledger: Ledger,
     pub(super) coverage: Coverage,
     bounds: Bounds,
-    owners: BTreeMap<Origin, u8>,
+    owners: BTreeMap<Origin, u32>,
+    /// In a world with councils.
+    pub(super) councils: Option<Councils>,
+    pub(super) moves: Moves,
     pub(super) trace: blake3::Hasher,
     noise: Vec<Pending>,
     next_noise: u64,
     next_fault: u64,
-    next_sample: u64,
+    pub(super) next_sample: u64,
     pub(super) next_record: u64,
     /// Short cuts, and until when.
     pub(super) flaps: Vec<(u64, NodeId, NodeId)>,
     #[cfg(feature = "mutants")]
     pub(super) divergence: Option<super::divergence::Divergence>,
     pub(super) messages: u64,
+    pub(super) traffic: Traffic,
+    /// Streams of several parts, so far.
+    pub(super) streams: u64,
     pub(super) events: u64,
-    pub(super) next_number: u8,
+    /// How stores are kept, if that is not drawn.
+    pub(super) small: Option<Options>,
+    pub(super) next_number: u32,
     next_origin: u64,
-}
-
-/// Regions of the nodes.
-fn layout(random: &mut Random) -> &'static [&'static str] {
-    match random.below(8) {
-        0..=2 => &["eu", "eu", "us", "us"],
-        3 => &["eu", "us", "ap", "eu", "us"],
-        _ => &["eu", "us", "ap"],
-    }
 }
 
 impl World {
     /// A cluster that has just started, with its clients.
-    pub(super) fn new(seed: u64, make: fn(usize) -> Box<dyn Workload>) -> World {
+    pub(super) fn new(seed: u64, kind: Kind, make: fn(usize) -> Box<dyn Workload>) -> World {
         let mut random = Random::new(seed.wrapping_mul(0x2545_F491_4F6C_DD1D) ^ 0xA7011);
-        let rot = random.one_in(4);
-        let mood = Mood {
-            tiny_logs: random.one_in(2),
-            harsh_links: random.one_in(2),
-            rollbacks: !rot && random.one_in(2),
-            rot,
-            skew: random.one_in(2),
-            pods: !rot && random.one_in(6),
-            full_disks: random.one_in(4),
-            big: random.one_in(2),
-            fault_ms: random.between(300, 2_500),
-            think_ms: random.between(30, 300),
-        };
-        let mut network = Network::new(random.bits());
+        let mood = Mood::draw(&mut random, kind);
+        let mut network = kind.network(random.bits());
         network.set_timing(TIMING);
         let bounds = match random.below(3) {
             0 => Bounds::default(),
             // Entities of later chunks may be ahead of the vector (R3). If the sender's disk then
             // loses the operations that they are ahead by, they stay so until origins retire (R9).
-            _ if mood.rollbacks || mood.pods => Bounds { chunk: 1 << 20, ..SMALL },
+            _ if mood.rollbacks || mood.pods || mood.deaths => Bounds { chunk: 1 << 20, ..SMALL },
             _ => SMALL,
         };
-        let regions = layout(&mut random);
-        let mut world = World {
+        let regions = layout::regions(kind, &mut random);
+        let councils = (kind == Kind::Councils).then(|| Councils::new(&mut random));
+        let workload = make(regions.len());
+        let mut world = World::empty(random, mood, network, bounds, councils, workload);
+        world.set_links();
+        regions.iter().for_each(|region| world.add(region));
+        for number in 0..layout::clients(kind, regions.len()) {
+            let home = number as usize % regions.len();
+            world.clients.push(Client::new(number, home, 0));
+        }
+        world
+    }
+
+    /// One without machines yet.
+    pub(super) fn empty(
+        random: Random,
+        mood: Mood,
+        network: Network,
+        bounds: Bounds,
+        councils: Option<Councils>,
+        workload: Box<dyn Workload>,
+    ) -> World {
+        World {
             random,
             mood,
             network,
             time: 0,
             machines: Vec::new(),
             clients: Vec::new(),
-            workload: make(regions.len()),
+            workload,
             recorder: Recorder::default(),
             ledger: Ledger::default(),
             coverage: Coverage::default(),
             bounds,
             owners: BTreeMap::new(),
+            councils,
+            moves: Moves::default(),
             trace: blake3::Hasher::new(),
             noise: Vec::new(),
             next_noise: 0,
@@ -142,17 +138,13 @@ impl World {
             #[cfg(feature = "mutants")]
             divergence: None,
             messages: 0,
+            traffic: Traffic::default(),
+            streams: 0,
             events: 0,
+            small: None,
             next_number: 1,
             next_origin: 0,
-        };
-        world.set_links();
-        regions.iter().for_each(|region| world.add(region));
-        for number in 0..2 * regions.len() as u64 {
-            let home = number as usize % regions.len();
-            world.clients.push(Client::new(number, home, 0));
         }
-        world
     }
 
     fn set_links(&mut self) {
@@ -167,7 +159,11 @@ impl World {
     }
 
     fn options(&mut self) -> Options {
-        let mut options = Options { slots: 3, ..Options::default() };
+        let slots = self.councils.as_ref().map_or(3, |councils| councils.settings().slots);
+        if let Some(small) = self.small {
+            return Options { slots, ..small };
+        }
+        let mut options = Options { slots, ..Options::default() };
         if self.mood.tiny_logs {
             options.log_soft_bytes = self.random.between(200, 2_000);
             options.log_hard_bytes = self.random.between(2_000, 6_000);
@@ -184,10 +180,11 @@ impl World {
         options
     }
 
-    fn add(&mut self, region: &'static str) {
+    pub(super) fn add(&mut self, region: &'static str) {
         let options = self.options();
         let mut machine = Machine::new(self.next_number, region, options);
         self.next_number += 1;
+        machine.watched = self.small.is_none();
         machine.offset_ms = self.random.between(0, 400) as i64 - 200;
         if self.mood.skew && self.random.one_in(2) {
             // Up to 50 ms over a long run: what a bad oscillator does in minutes.
@@ -213,8 +210,9 @@ impl World {
         machine.show_time(self.time);
         self.owners.insert(origin, machine.number);
         let outbox = Arc::new(Outbox::default());
+        let zone = self.councils.as_ref().map_or("a", |councils| councils.zone(machine.number));
         let opened = Node::stepped(
-            settings(machine),
+            settings(machine, zone, self.councils.is_some()),
             machine.id(),
             outbox.clone(),
             Arc::new(machine.memory.clone()),
@@ -223,14 +221,20 @@ impl World {
             self.bounds,
         );
         let (node, driver) = opened.expect("a store opens on what a crash left");
-        machine.running = Some(Running { node, driver, outbox, origin });
+        let side = self.join_cluster(at, &node, &outbox, origin.0);
+        let machine = &mut self.machines[at];
+        machine.given_up = driver.core().engine().discarded().collect();
+        machine.running = Some(Running { node, driver, outbox, origin, side });
         self.check_start(at);
         let machine = &mut self.machines[at];
         machine.durable = machine.vectors();
+        machine.told = machine.durable.clone();
         // The driver has made its first step.
-        machine.pending = vec![machine.vectors()];
+        machine.pending = vec![Held { vectors: machine.vectors(), logged: Vec::new() }];
         machine.commit_at = Some(self.time);
         self.network.join(self.time, machine.id());
+        // What a founder forms is on its disk before anyone can ask it anything.
+        self.turn_cluster(at, true);
     }
 
     /// Power off: what was not flushed is lost, but for what the disk wrote early.
@@ -245,7 +249,11 @@ impl World {
         }
         let kept = self.random.below(unflushed + 1);
         machine.memory.crash_keeping(kept);
-        machine.pending.clear();
+        // A copy that was being given up may be gone.
+        let pending = std::mem::take(&mut machine.pending);
+        let kept = |shard: &ShardId| pending.iter().all(|held| held.vectors.contains_key(shard));
+        machine.durable.retain(|shard, _| kept(shard));
+        machine.leaving = None;
         machine.arrivals.clear();
         (machine.commit_at, machine.flush_at, machine.paused_until) = (None, None, None);
         machine.quarantined = 0;
@@ -291,6 +299,7 @@ impl World {
         for (to, arrival) in self.network.deliver(time) {
             self.arrive(to, arrival);
         }
+        self.tend_pods();
         if chaos && self.next_fault <= time {
             self.next_fault = time + self.random.between(100, self.mood.fault_ms);
             self.fault();
@@ -306,6 +315,7 @@ impl World {
             #[cfg(feature = "mutants")]
             self.after_step(at);
             self.commit(at);
+            self.turn_cluster(at, false);
         }
         self.serve_clients(chaos);
         if self.next_sample <= time {
@@ -315,20 +325,10 @@ impl World {
         }
     }
 
-    fn arrive(&mut self, to: NodeId, arrival: Arrival) {
-        let found = self.machines.iter_mut().find(|machine| machine.id() == to);
-        let Some(machine) = found.filter(|machine| machine.running.is_some()) else { return };
-        if let Arrival::Received { frame, .. } = &arrival
-            && has_known(machine, frame)
-        {
-            self.coverage.hit("duplicate operation ignored");
-        }
-        machine.arrivals.push(arrival);
-    }
-
     fn make_noise(&mut self) {
-        let at = self.random.below(self.machines.len());
+        let Some(at) = self.pick_living() else { return };
         let change = noise::change(&mut self.random, self.mood.big);
+        let at = self.holder(at, &change.key).unwrap_or(at);
         if let Some(running) = &self.machines[at].running {
             let mut pending = ask::write(&running.node, change);
             if pending.poll(0).is_none() {
@@ -352,21 +352,31 @@ impl World {
         assert!(running.driver.deadline() > now, "a deadline that has passed: a busy loop");
         self.events += 1;
         let (number, origin) = (machine.number, running.origin);
+        let given_up = running.driver.core().engine().discarded().collect();
+        let gave_up = given_up != machine.given_up;
+        machine.given_up = given_up;
         let vectors = machine.vectors();
-        machine.pending.push(vectors);
         if machine.commit_at.is_none() && machine.flush_at.is_none() {
             machine.commit_at = Some(time + self.random.below(4) as u64);
         }
         for (_, bytes) in &turned.logged {
             self.trace.update(bytes);
         }
-        for (_, dot) in self.ledger.note(&turned.logged) {
+        let logged = self.ledger.note(&turned.logged);
+        for (_, dot) in &logged {
             if dot.origin != origin && self.owners.get(&dot.origin) == Some(&number) {
                 self.coverage.hit("earlier start taken back");
             }
             if dot.origin == origin && !asked {
                 self.coverage.hit("expired state removed");
             }
+        }
+        let logged = if gave_up { logged } else { Vec::new() };
+        self.machines[at].pending.push(Held { vectors, logged });
+        if gave_up {
+            // What it held there, and may hold again, it has forgotten.
+            self.coverage.hit("copy given up");
+            self.note("give-up", at);
         }
         self.send_sent(at);
     }
@@ -394,69 +404,35 @@ impl World {
         if running.driver.has_queued() {
             machine.commit_at = Some(time);
         }
-        let last = machine.pending.drain(..count).next_back();
-        machine.durable = last.unwrap_or_else(|| machine.durable.clone());
+        // Of a copy that was given up by one of these steps, an earlier one may tell, and so may
+        // what came before in the same step: every recorded replica has what is told of then, or
+        // it would not be given up.
+        machine.told = machine.durable.clone();
+        for held in machine.pending.drain(..count) {
+            for (shard, vector) in &held.vectors {
+                machine.told.entry(*shard).or_default().join(vector);
+            }
+            for (shard, dot) in &held.logged {
+                machine.told.entry(*shard).or_default().raise(dot.origin, dot.sequence);
+            }
+            machine.durable = held.vectors;
+        }
         self.send_sent(at);
-    }
-
-    /// What a node has sent by now: only what was released, unless it does what it must not.
-    fn send_sent(&mut self, at: usize) {
-        let machine = &self.machines[at];
-        let Some(Running { outbox, origin, .. }) = &machine.running else { return };
-        let (from, origin, sent) = (machine.id(), *origin, outbox.take());
-        for (to, class, frame) in sent {
-            self.send(from, origin, to, class, frame);
-        }
-    }
-
-    fn send(&mut self, from: NodeId, origin: Origin, to: NodeId, class: Class, frame: Bytes) {
-        self.trace.update(&self.time.to_le_bytes()).update(&from.0).update(&to.0).update(&frame);
-        self.messages += 1;
-        let message = Message::decode(&frame).expect("a core sends messages");
-        self.check_sent(from, &message);
-        match message {
-            Message::Trimmed(_) => self.coverage.hit("trimmed"),
-            Message::Request(_) => self.coverage.hit("range asked for"),
-            Message::StateChunk { chunk, .. } => {
-                self.coverage.hit("state transferred");
-                if chunk.after.is_some() {
-                    self.coverage.hit("state in several chunks");
-                }
-            }
-            Message::Operations { relay: false, answer: false, batches } => {
-                let mut all = batches.iter().flat_map(|(_, operations)| operations);
-                let author = |bytes| Operation::peek(bytes).ok().map(|(dot, _)| dot.origin);
-                if all.any(|bytes| author(bytes) != Some(origin)) {
-                    self.coverage.hit("passed on inside a region");
-                }
-            }
-            _ => {}
-        }
-        self.network.send(self.time, from, to, class, frame);
     }
 }
 
-fn settings(machine: &Machine) -> Settings {
+fn settings(machine: &Machine, zone: &str, council: bool) -> Settings {
     Settings {
         name: machine.name(),
         region: machine.region.to_owned(),
-        zone: "a".to_owned(),
-        advertise: format!("10.0.0.{}:7400", machine.number),
+        zone: zone.to_owned(),
+        advertise: machine.address(),
         data: PathBuf::new(),
         seeds: 1,
-        council: false,
+        council,
         store: machine.options,
         engine_cache: 0,
         disk_reserve: RESERVE,
         subscriptions: 1_000,
     }
-}
-
-/// Whether a frame holds an operation that was applied before.
-fn has_known(machine: &Machine, frame: &Bytes) -> bool {
-    let Ok(Message::Operations { batches, .. }) = Message::decode(frame) else { return false };
-    let mut places = batches.iter().flat_map(|(shard, operations)| {
-        operations.iter().filter_map(|bytes| Some((*shard, Operation::peek(bytes).ok()?.0)))
-    });
-    places.any(|place| covers(&machine.durable, place))
 }

@@ -233,7 +233,7 @@ impl Core {
             hlc,
             facts,
             peers: BTreeMap::new(),
-            placed: Placed::new(me.disk, placement.region(&me.region)),
+            placed: Placed::new(me.node, me.disk, placement.region(&me.region)),
             placement,
             waiting: BTreeMap::new(),
             waiting_bytes: 0,

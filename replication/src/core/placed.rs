@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_store::command::Refusal;
 use atoll_store::dot::VersionVector;
+use atoll_store::mutant::Mutant;
 use atoll_store::shard::ShardId;
 
 use super::Core;
@@ -66,10 +67,12 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// For a start on this disk that finds this record of its region on it.
-    pub(super) fn new(disk: Option<u64>, own: Option<&RegionPlacement>) -> Placed {
+    /// For a start of a node on this disk that finds this record of its region on it: it goes on
+    /// with the moves that are under way.
+    pub(super) fn new(node: NodeId, disk: Option<u64>, own: Option<&RegionPlacement>) -> Placed {
         let receiving_since = own.map_or(Version::default(), |record| record.version);
-        Placed { receiving_since, disk, ..Placed::default() }
+        let joining = own.map(|record| joins(record, node)).unwrap_or_default();
+        Placed { receiving_since, joining, disk, ..Placed::default() }
     }
 
     /// Where a shard's operations go, if that was looked up.
@@ -92,11 +95,7 @@ impl Core {
     pub(super) fn keep_moves(&mut self) {
         let (me, placed) = (self.me.node, &mut self.placed);
         let Some(record) = self.placement.region(&self.me.region) else { return };
-        let sets = record.slots.iter().enumerate();
-        let joins = sets.filter(|(_, set)| set.receives(me) && !set.counts(me));
-        let joining =
-            joins.map(|(slot, set)| (ShardId { placement: 0, slot: slot as u16 }, set.epoch));
-        placed.joining = joining.collect();
+        placed.joining = joins(record, me);
         let open = |(shard, epoch): &(ShardId, u64)| placed.joining.get(shard) == Some(epoch);
         placed.followed.retain(|key, _| open(key));
         placed.caught_up.retain(open);
@@ -272,6 +271,9 @@ impl Core {
     }
 
     fn has_caught_up(&self, (shard, epoch): (ShardId, u64)) -> bool {
+        if Mutant::JoinUncaught.is_on() {
+            return true;
+        }
         let Some(answers) = self.placed.followed.get(&(shard, epoch)) else { return false };
         let Some(set) = self.own_replicas(shard) else { return false };
         let here = self.engine.vector(shard);
@@ -340,7 +342,8 @@ impl Core {
             let theirs = self.peers.get(node).and_then(|peer| peer.vectors.get(&shard));
             theirs.is_some_and(|theirs| theirs.contains(&here))
         };
-        set.next.is_none() && !set.current.is_empty() && set.current.iter().all(has)
+        let all = set.current.iter().all(has) || Mutant::DropEarly.is_on();
+        set.next.is_none() && !set.current.is_empty() && all
     }
 
     /// Why this node's place keeps it from being ready.
@@ -359,6 +362,13 @@ impl Core {
             count => Some(format!("{count} replicas are catching up")),
         }
     }
+}
+
+/// Shards that a node is to hold, and does not count for yet, with the epochs of their sets.
+fn joins(record: &RegionPlacement, node: NodeId) -> BTreeMap<ShardId, u64> {
+    let sets = (0..).zip(&record.slots);
+    let joins = sets.filter(|(_, set)| set.receives(node) && !set.counts(node));
+    joins.map(|(slot, set)| (ShardId { placement: 0, slot }, set.epoch)).collect()
 }
 
 /// How far two nodes are apart, by their ids alone.

@@ -52,7 +52,7 @@ pub(super) struct Outlook<'a> {
 
 impl Outlook<'_> {
     /// What to propose next: first what is known of nodes; when that is recorded, what to move;
-    /// when nothing is to be moved, who may go.
+    /// when nothing is to be moved, or may be at the moment, who may go.
     pub(super) fn commands(&self) -> Vec<Command> {
         let mut commands = self.news();
         // Placement is worth its while only where something could come of it.
@@ -60,8 +60,12 @@ impl Outlook<'_> {
             let desired = self.desired();
             commands = self.moves(&desired);
             if commands.is_empty() {
-                commands.extend(self.release(&desired).or_else(|| self.give_up()));
+                commands.extend(self.release(&desired));
             }
+        }
+        // What is on its way may wait for the dead.
+        if commands.is_empty() {
+            commands.extend(self.give_up());
         }
         commands
     }

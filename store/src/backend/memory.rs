@@ -107,6 +107,16 @@ impl Memory {
         flipped
     }
 
+    /// Bytes that are durable, keys and values; and how many keys start with each byte.
+    pub fn holds(&self) -> (u64, BTreeMap<u8, u64>) {
+        let (mut bytes, mut records) = (0, BTreeMap::new());
+        for (key, value) in &self.disk().durable {
+            bytes += (key.len() + value.len()) as u64;
+            *records.entry(key.first().copied().unwrap_or(0)).or_default() += 1;
+        }
+        (bytes, records)
+    }
+
     /// A copy of the disk as a crash would leave it now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot(self.disk().durable.clone())

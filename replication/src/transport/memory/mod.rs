@@ -2,7 +2,8 @@
 //!
 //! No runtime, no clock, no random source: time is a number of milliseconds that the caller passes
 //! and that must not go back; chance is drawn from a generator seeded once. A caller joins nodes,
-//! sends, and at [`Network::next_at`] calls [`Network::deliver`].
+//! sends, and at [`Network::next_at`] calls [`Network::deliver`]. Every pair of nodes is connected;
+//! or, in a [`Network::dialled`] one, every pair of which at least one dials the other.
 //!
 //! Invariants:
 //!
@@ -96,6 +97,8 @@ pub struct Network {
     link: Link,
     links: BTreeMap<Direction, Link>,
     nodes: BTreeSet<NodeId>,
+    /// Who dials whom; none: everyone dials everyone.
+    dials: Option<BTreeSet<Direction>>,
     cut: BTreeSet<Direction>,
     /// Who is told to be connected to whom, and in which connection.
     connected: BTreeMap<Direction, u64>,
@@ -119,6 +122,7 @@ impl Network {
             link: Link::default(),
             links: BTreeMap::new(),
             nodes: BTreeSet::new(),
+            dials: None,
             cut: BTreeSet::new(),
             connected: BTreeMap::new(),
             changes: BTreeMap::new(),
@@ -127,6 +131,11 @@ impl Network {
             events: BTreeMap::new(),
             counter: 0,
         }
+    }
+
+    /// An empty network in which nodes connect to those that they dial.
+    pub fn dialled(seed: u64) -> Self {
+        Self { dials: Some(BTreeSet::new()), ..Self::new(seed) }
     }
 
     /// Replaces the timing of what happens from now on.
@@ -159,10 +168,49 @@ impl Network {
         if !self.nodes.remove(&node) {
             return;
         }
+        if let Some(dials) = &mut self.dials {
+            dials.retain(|(from, _)| *from != node);
+        }
         for peer in self.others(node) {
             self.connected.remove(&(node, peer));
             self.schedule_detection(now, node, peer);
         }
+    }
+
+    /// A node keeps another connected from now on, as long as it runs. The other need not be there.
+    pub fn dial(&mut self, now: u64, from: NodeId, to: NodeId) {
+        let Some(dials) = self.dials.as_mut().filter(|_| from != to) else { return };
+        if dials.insert((from, to)) && !self.is_connected(from, to) {
+            self.schedule_connect(now, from, to);
+        }
+    }
+
+    /// A node does not dial another any more. A connection stays as long as it lasts.
+    pub fn forget(&mut self, from: NodeId, to: NodeId) {
+        if let Some(dials) = &mut self.dials {
+            dials.remove(&(from, to));
+        }
+    }
+
+    /// A node closes a connection. Whoever dials makes another one.
+    pub fn close(&mut self, now: u64, node: NodeId, peer: NodeId) {
+        if self.connected.contains_key(&(node, peer)) {
+            let change = self.changed(node, peer);
+            let (a, b) = pair(node, peer);
+            for (node, peer) in [(a, b), (b, a)] {
+                self.schedule(now + 1, Event::Detect { node, peer, change });
+            }
+            if self.reachable(a, b) {
+                let (min, max) = self.timing.reconnection_ms;
+                let at = now + 1 + self.random.between(min, max);
+                self.schedule(at, Event::Connect { a, b, change });
+            }
+        }
+    }
+
+    /// Whether each of a pair takes the other for connected.
+    pub fn is_connected(&self, a: NodeId, b: NodeId) -> bool {
+        [(a, b), (b, a)].iter().all(|side| self.connected.contains_key(side))
     }
 
     /// Sends a frame. `false`: dropped, because the sender is not connected to the receiver.
@@ -228,9 +276,8 @@ impl Network {
     /// Undoes a cut. Once both directions are whole, a pair that noticed connects again; one that
     /// did not goes on as if nothing happened, less the frames that were lost.
     pub fn heal(&mut self, now: u64, from: NodeId, to: NodeId) {
-        if self.cut.remove(&(from, to)) && self.reachable(from, to) {
-            let sides = [(from, to), (to, from)];
-            if sides.iter().all(|side| self.connected.contains_key(side)) {
+        if self.cut.remove(&(from, to)) && self.is_whole(from, to) {
+            if self.is_connected(from, to) {
                 self.changed(from, to);
             } else {
                 self.schedule_connect(now, from, to);
@@ -350,9 +397,15 @@ impl Network {
         self.counter
     }
 
-    fn reachable(&self, a: NodeId, b: NodeId) -> bool {
+    fn is_whole(&self, a: NodeId, b: NodeId) -> bool {
         let up = self.nodes.contains(&a) && self.nodes.contains(&b);
         up && !self.cut.contains(&(a, b)) && !self.cut.contains(&(b, a))
+    }
+
+    fn reachable(&self, a: NodeId, b: NodeId) -> bool {
+        let dialled =
+            |dials: &BTreeSet<Direction>| dials.contains(&(a, b)) || dials.contains(&(b, a));
+        self.dials.as_ref().is_none_or(dialled) && self.is_whole(a, b)
     }
 
     fn others(&self, node: NodeId) -> Vec<NodeId> {

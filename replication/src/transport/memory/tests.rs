@@ -240,3 +240,31 @@ fn arrivals_of_a_pair_are_well_formed() {
         }
     }
 }
+
+#[test]
+fn only_those_connect_of_whom_one_dials() {
+    let mut network = Network::dialled(3);
+    // Before the other is there, too.
+    network.join(0, A);
+    network.dial(0, A, B);
+    network.join(5, B);
+    network.join(5, C);
+    let trace = run(&mut network, 2_000);
+    assert_eq!(trace.len(), 2);
+    assert!(network.is_connected(A, B) && !network.is_connected(A, C));
+    // Forgotten, a connection stays; closed, it is not made again.
+    network.forget(A, B);
+    assert!(run(&mut network, 9_000).is_empty() && network.is_connected(B, A));
+    network.close(9_000, B, A);
+    assert_eq!(disconnected(&run(&mut network, 19_000)), [(A, B), (B, A)]);
+    assert!(!network.is_connected(A, B));
+    // Closed while one dials, it is.
+    network.dial(20_000, C, B);
+    assert_eq!(run(&mut network, 29_000).len(), 2);
+    network.close(30_000, B, C);
+    assert_eq!(run(&mut network, 39_000).len(), 4);
+    // Who starts again has yet to dial.
+    network.join(40_000, C);
+    run(&mut network, 60_000);
+    assert!(!network.is_connected(B, C));
+}

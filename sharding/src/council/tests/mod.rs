@@ -112,6 +112,34 @@ fn a_dead_node_that_nobody_can_replace_stays_recorded_until_it_is_given_up() {
 }
 
 #[test]
+fn moves_that_wait_for_the_dead_do_not_keep_those_from_being_given_up() {
+    let mut world = World::new(30);
+    world.limits.moves = 1;
+    world.add(1, 1);
+    world.form(0, 16);
+    world.add(6, 1);
+    world.settle();
+    // Two of three replicas of some slot, and one voter of five at most.
+    let voters = world.voters();
+    let votes = |place: &usize| usize::from(voters.contains(&id(*place)));
+    let together = |one: usize, other: usize| {
+        let slots = world.newest().slots.iter();
+        slots.filter(|slot| slot.counts(id(one)) && slot.counts(id(other))).count()
+    };
+    let pairs = (0..7).flat_map(|one| (0..one).map(move |other| (one, other)));
+    let mut pairs = pairs.filter(|(one, other)| votes(one) + votes(other) < 2);
+    let (one, other) = pairs.find(|(one, other)| together(*one, *other) > 1).unwrap();
+    world.may_shrink = true;
+    world.crash(one);
+    world.crash(other);
+    world.run(600_000);
+    world.settle();
+    world.check_rest();
+    let gone = |node: usize| !world.newest().nodes.contains_key(&id(node));
+    assert!(gone(one) && gone(other));
+}
+
+#[test]
 fn an_operator_need_not_wait() {
     let mut world = World::formed(8, 3, 8);
     assert!(matches!(world.council(0).may_evict(id(2)), Err(CouncilError::Alive(_))));

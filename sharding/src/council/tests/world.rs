@@ -389,7 +389,8 @@ impl World {
         }
     }
 
-    /// Whoever is to join a slot's set copies it from a replica that has it.
+    /// Whoever is to join a slot's set copies it from replicas that have it: as many of them as
+    /// every majority shares a member with.
     fn replicate(&mut self) {
         for place in self.up() {
             let node = id(place);
@@ -401,7 +402,9 @@ impl World {
                     replicas.counts(id(*from)) && self.data[&slot].contains(&id(*from))
                 };
                 let known = self.places[place].reported.contains(&(slot, replicas.epoch));
-                if joins && !known && self.up().iter().any(source) && self.random.percent(50) {
+                let enough = replicas.current.len().div_ceil(2);
+                let heard = self.up().iter().filter(|from| source(from)).count() >= enough;
+                if joins && !known && heard && self.random.percent(50) {
                     self.data.get_mut(&slot).unwrap().insert(node);
                     self.places[place].reported.insert((slot, replicas.epoch));
                     self.step(place, Event::CaughtUp { slot, epoch: replicas.epoch });
