@@ -146,6 +146,13 @@ impl VersionVector {
         self.covered
     }
 
+    /// A sum over the retired origins that it covers wholly, whatever their order: equal for the
+    /// same ones.
+    pub fn retired_sum(&self) -> u64 {
+        let covered = self.retired.iter().filter(|(_, place)| **place < self.covered);
+        covered.fold(0, |sum, (origin, _)| sum ^ origin.0)
+    }
+
     /// Covers the next origin of the roll: all of it was seen, which is `last`.
     pub(crate) fn retire(&mut self, origin: Origin, last: u64) -> bool {
         let whole = self.seen.get(&origin).copied().unwrap_or(0) == last;

@@ -81,7 +81,7 @@ pub(super) async fn view(State(app): State<App>, uri: Uri) -> Response {
     params(
         ("kind" = Option<String>, Query, description = "only shards that hold this kind"),
         ("collection" = Option<String>, Query, description = "only this collection; needs kind"),
-        ("verbose" = Option<bool>, Query, description = "adds vectors and counts"),
+        ("verbose" = Option<bool>, Query, description = "adds vectors, sums over the retired origins that they cover, and counts"),
     ),
     responses((
             status = 200,
@@ -176,6 +176,7 @@ fn digests_json(node: &str, region: &str, digests: &[ShardDigest], verbose: bool
     });
     if verbose {
         json["vectors"] = by_shard(|digest| json!(digest.vector));
+        json["retired"] = by_shard(|digest| format!("{:016x}", digest.retired).into());
         json["entities"] = by_shard(|digest| digest.entities.into());
     }
     json
@@ -220,12 +221,14 @@ mod tests {
             digest: "ff".into(),
             entities: 2,
             vector: [("ab".to_string(), 7)].into(),
+            retired: 0xcd,
         };
         let json = digests_json("n", "eu", std::slice::from_ref(&digest), false);
         let plain = json!({"node": "n", "region": "eu", "shards": {"default/3": "ff"}});
         assert_eq!(json, plain);
         let json = digests_json("n", "eu", &[digest], true);
         assert_eq!(json["vectors"], json!({"default/3": {"ab": 7}}));
+        assert_eq!(json["retired"], json!({"default/3": "00000000000000cd"}));
         assert_eq!(json["entities"], json!({"default/3": 2}));
     }
 }

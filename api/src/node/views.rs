@@ -67,8 +67,10 @@ pub struct ShardDigest {
     pub digest: String,
     /// Entities present.
     pub entities: u64,
-    /// The version vector: origin hex -> sequence.
+    /// The version vector, without what was retired: origin hex -> sequence.
     pub vector: BTreeMap<String, u64>,
+    /// A sum over the retired origins that it covers: two vectors are equal only if these are too.
+    pub retired: u64,
 }
 
 /// Entities read in one step of a digest over a part.
@@ -172,6 +174,7 @@ impl Node {
             digest: digest.map_or_else(incomplete, |digest| format!("{digest:032x}")),
             entities,
             vector: shard.vector.iter().map(|(origin, seq)| (origin.to_string(), seq)).collect(),
+            retired: shard.vector.retired_sum(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Convergence: copies that have seen the same are the same, and in the end all have.
 //!
 //! Operations: `digest` and `final-digest`, answered with
-//! `{"node": n, "shards": {shard: {"digest": d, "vector": {origin: sequence}}}}`; lines `sample` of
-//! the nemesis carry the same as their value, and perhaps more.
+//! `{"node": n, "shards": {shard: {"digest": d, "vector": {origin: sequence}, "retired": r}}}`;
+//! lines `sample` of the nemesis carry the same as their value, and perhaps more. An origin that
+//! ended leaves the vectors once all have everything of it; `r` tells which did: a copy that had
+//! nothing of it yet shows the same vector as one that has all of it since it left.
 //! 1. At every sample: equal vectors of a shard mean equal digests, at any two nodes and times.
 //! 2. Final digests are equal on all nodes that serve a shard: all but those that list it in
 //!    `elsewhere`. A shard that is left out is empty.
@@ -32,7 +34,8 @@ pub fn check(history: &History) -> Verdict {
             continue;
         };
         for (shard, state) in shards {
-            let (digest, vector) = (text(&state["digest"]), state["vector"].to_string());
+            let vector = state["vector"].to_string() + &text(&state["retired"]);
+            let digest = text(&state["digest"]);
             let here = (node.to_owned(), digest);
             let there = by_vector.entry((shard.clone(), vector)).or_insert_with(|| here.clone());
             if there.1 != here.1 {
@@ -193,6 +196,25 @@ mod tests {
         expect(check, &lines(json!(["0/7"])), &[]);
         let unlike = "operation 3: shard 0/7 of us-1 and eu-1 did not converge";
         expect(check, &lines(json!(["0/8"])), &[unlike]);
+    }
+
+    #[test]
+    fn vectors_are_equal_only_if_the_same_origins_left_them() {
+        let of = |digest: &str, retired: &str| {
+            let state = json!({"digest": digest, "vector": {"a": 3}, "retired": retired});
+            (0, Ok, "digest", json!({"node": "eu-1", "shards": {"0/7": state}}))
+        };
+        let lines = |second: Line| {
+            let ask = |f| (0, Invoke, f, json!(null));
+            let (first, mut last) = (of("d1", "0"), second.clone());
+            last.2 = "final-digest";
+            [ask("digest"), first, ask("digest"), second, ask("final-digest"), last]
+        };
+        expect(check, &lines(of("d2", "b")), &[]);
+        let blamed = |operation: u8| {
+            format!("operation {operation}: shard 0/7 of eu-1 and eu-1 differs at equal vectors")
+        };
+        expect(check, &lines(of("d2", "0")), &[&*blamed(3), &*blamed(5)]);
     }
 
     #[test]

@@ -85,8 +85,9 @@ fn read(node: usize, asked: u64, answered: u64, body: &Value) -> Option<Taken> {
     for (shard, digest) in body["shards"].as_object()? {
         match digest.as_str().is_some_and(|text| text.len() == DIGITS) {
             true => {
-                let vector = &body["vectors"][shard];
-                shards.insert(shard.clone(), json!({"digest": digest, "vector": vector}));
+                let (vector, retired) = (&body["vectors"][shard], &body["retired"][shard]);
+                let state = json!({"digest": digest, "vector": vector, "retired": retired});
+                shards.insert(shard.clone(), state);
             }
             false => complete = false,
         }
@@ -127,12 +128,13 @@ mod tests {
         let body = json!({
             "shards": {"0/1": digest, "0/2": "incomplete on eu-1"},
             "vectors": {"0/1": {"a": 3}, "0/2": {"a": 4}},
+            "retired": {"0/1": "b", "0/2": "b"},
             "entities": {"0/1": 1, "0/2": 2},
         });
         let taken = read(0, 1, 2, &body).unwrap();
         assert_eq!(
             Value::from(taken.digests.shards),
-            json!({"0/1": {"digest": digest, "vector": {"a": 3}}})
+            json!({"0/1": {"digest": digest, "vector": {"a": 3}, "retired": "b"}})
         );
         assert!(!taken.sample.complete && taken.sample.vectors.len() == 2);
         assert_eq!(taken.entities, 3);
