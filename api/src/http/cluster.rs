@@ -81,7 +81,7 @@ pub(super) async fn view(State(app): State<App>, uri: Uri) -> Response {
     params(
         ("kind" = Option<String>, Query, description = "only shards that hold this kind"),
         ("collection" = Option<String>, Query, description = "only this collection; needs kind"),
-        ("verbose" = Option<bool>, Query, description = "adds vectors, sums over the retired origins that they cover, and counts"),
+        ("verbose" = Option<bool>, Query, description = "adds vectors, retired origins, counts"),
     ),
     responses((
             status = 200,
