@@ -112,6 +112,16 @@ pub enum Ending {
         /// The regions.
         regions: BTreeSet<String>,
     },
+    /// As [`Ending::Ended`], if this node is neither recorded nor gone, and does not come back: it
+    /// died before its council admitted it.
+    Orphan {
+        /// The origin.
+        origin: Origin,
+        /// Whose it was.
+        node: NodeId,
+        /// The regions.
+        regions: BTreeSet<String>,
+    },
     /// This node takes no more of it than the records allow, and has this: of every slot that it
     /// receives, 0 where it has nothing.
     Holds {
@@ -140,7 +150,7 @@ impl Ending {
     /// Of which origin, and at which stage: what a node asks replaces what it asked of the same.
     pub fn subject(&self) -> (Origin, Stage) {
         match self {
-            Ending::Ended { origin, .. } => (*origin, Stage::Ended),
+            Ending::Ended { origin, .. } | Ending::Orphan { origin, .. } => (*origin, Stage::Ended),
             Ending::Holds { origin, .. } => (*origin, Stage::Holds),
             Ending::Reached { origin, .. } => (*origin, Stage::Reached),
             Ending::Retired { origin } => (*origin, Stage::Retired),

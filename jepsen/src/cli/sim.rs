@@ -16,7 +16,7 @@ use crate::workloads;
 /// From this many seeds on, everything that should happen must have happened.
 const ALL_MUST_HAPPEN: usize = 500;
 /// What an idle node may send in a second.
-const IDLE_BYTES: u64 = 20_000;
+const IDLE_BYTES: f64 = 20_000.0;
 /// Failing seeds that are shown whole.
 const SHOWN: usize = 10;
 
@@ -99,6 +99,8 @@ impl Sum {
         *self.by_workload.entry(outcome.workload).or_default() += 1;
         self.coverage.add(&outcome.coverage);
         if !outcome.violations.is_empty() {
+            // At once, as a long sweep may be broken off.
+            eprintln!("seed {} fails", outcome.seed);
             self.failed.insert(outcome.seed, (outcome.workload, outcome.violations));
         }
     }
@@ -195,11 +197,11 @@ fn wear(looks: &[simulator::Wear], what: fn(&simulator::Wear) -> u64) -> bool {
 /// Prints what an idle cluster says; whether it is as it should be, and within its bound.
 fn listen(regions: usize, nodes: usize) -> bool {
     let idle = simulator::idle(regions, nodes);
-    println!(
-        "{} nodes in {regions} regions, idle: a node sends {} datagrams and frames of {} bytes a \
-         second, {} bytes with what packets cost",
-        idle.nodes, idle.packets, idle.bytes, idle.bytes_sent
-    );
+    println!("{} nodes in {regions} regions, idle; a node sends in a second:", idle.nodes);
+    for (kind, (packets, bytes)) in &idle.kinds {
+        println!("{kind:>12} {packets:>8.2} frames and datagrams {bytes:>10.0} bytes");
+    }
+    println!("{:>12} {:>41.0} bytes, with what packets cost", "all", idle.bytes_sent);
     idle.unsettled.iter().for_each(|what| println!("NOT AT REST: {what}"));
     idle.unsettled.is_none() && idle.bytes_sent < IDLE_BYTES
 }

@@ -94,7 +94,7 @@ impl World {
     }
 
     fn roll_back(&mut self, at: usize) {
-        if self.machines[at].snapshots.is_empty() || !self.is_known(at) {
+        if self.machines[at].snapshots.is_empty() || !self.may_forget(at) {
             return;
         }
         let which = self.random.below(self.machines[at].snapshots.len());
@@ -114,7 +114,7 @@ impl World {
     }
 
     fn replace_disk(&mut self, at: usize) {
-        if !self.is_known(at) {
+        if !self.may_forget(at) {
             return;
         }
         self.note("replace", at);

@@ -1,5 +1,7 @@
 //! What the nodes of a large cluster say while nothing happens.
 
+use std::collections::BTreeMap;
+
 use atoll_replication::core::Bounds;
 use atoll_replication::transport::memory::{Link, Network};
 use atoll_sharding::council::Settings;
@@ -8,6 +10,7 @@ use futures_util::FutureExt;
 use super::cluster::Councils;
 use super::mood::Mood;
 use super::noise;
+use super::wire::{Sum, Traffic};
 use super::world::World;
 use crate::random::Random;
 use crate::workloads::g_set::GSet;
@@ -31,12 +34,11 @@ const PACKET_BYTES: u64 = 100;
 pub struct Idle {
     /// Nodes.
     pub nodes: u64,
-    /// Datagrams and frames sent by a node in a second.
-    pub packets: u64,
-    /// Bytes of these.
-    pub bytes: u64,
-    /// The same, with what packets cost.
-    pub bytes_sent: u64,
+    /// What a node sends in a second, by kind: datagrams and frames, and bytes with what packets
+    /// cost.
+    pub kinds: BTreeMap<&'static str, (f64, f64)>,
+    /// The sum of these.
+    pub bytes_sent: f64,
     /// What is not as it should be, if anything is not.
     pub unsettled: Option<String>,
 }
@@ -67,18 +69,16 @@ pub fn idle(regions: usize, nodes: usize) -> Idle {
     }
     place(&mut world);
     let unsettled = world.unsettled();
-    let before = world.traffic;
+    world.traffic = Traffic::default();
     world.run_until(world.time + LISTEN_MS, false);
-    let each = (regions * nodes) as u64 * LISTEN_MS / 1_000;
-    let (packets, bytes) =
-        (world.traffic.packets - before.packets, world.traffic.bytes - before.bytes);
-    Idle {
-        nodes: (regions * nodes) as u64,
-        packets: packets / each,
-        bytes: bytes / each,
-        bytes_sent: (bytes + packets * PACKET_BYTES) / each,
-        unsettled,
-    }
+    let each = (regions * nodes) as f64 * LISTEN_MS as f64 / 1_000.0;
+    let kind = |(kind, sum): (&&'static str, &Sum)| {
+        let bytes = sum.bytes + sum.packets * PACKET_BYTES;
+        (*kind, (sum.packets as f64 / each, bytes as f64 / each))
+    };
+    let kinds: BTreeMap<&str, (f64, f64)> = world.traffic.0.iter().map(kind).collect();
+    let bytes_sent = kinds.values().map(|(_, bytes)| bytes).sum();
+    Idle { nodes: (regions * nodes) as u64, kinds, bytes_sent, unsettled }
 }
 
 /// Waits until all is where it is to be, and said.

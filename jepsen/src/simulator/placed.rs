@@ -125,7 +125,7 @@ impl World {
             for (machine, status) in &statuses {
                 let same = status.placement == *placement;
                 ensure(same, || format!("{} knows other records", machine.name()))?;
-                check_retired(machine, status, &starts)?;
+                self.check_retired(machine, status, &starts)?;
             }
             let regions: BTreeSet<&str> = living.iter().map(|machine| machine.region).collect();
             for region in regions {
@@ -179,6 +179,28 @@ impl World {
         format!("{}, {record:?}", view.unwrap_or_default())
     }
 
+    /// Every start that ended is retired (R9), and no copy missed that.
+    fn check_retired(
+        &self,
+        machine: &Machine,
+        status: &Status,
+        starts: &BTreeSet<Origin>,
+    ) -> Check {
+        let (name, unserved) = (machine.name(), &status.unserved);
+        ensure(unserved.is_empty(), || format!("{name} does not serve {unserved:?}"))?;
+        let known: BTreeSet<Origin> = status.regions.keys().copied().collect();
+        let unlike = known.symmetric_difference(starts).next();
+        ensure(unlike.is_none(), || {
+            let owner = unlike.and_then(|origin| self.owners.get(origin));
+            let of = |record: &RegionPlacement| {
+                let end = unlike.and_then(|origin| record.ends.get(origin).cloned());
+                (record.region.clone(), end, record.gone.clone())
+            };
+            let ends: Vec<_> = status.placement.regions().map(of).collect();
+            format!("{name} is wrong about {unlike:?}, of {owner:?}: {ends:?}")
+        })
+    }
+
     fn view_of(&self, machine: &Machine) -> Option<Arc<atoll_sharding::core::View>> {
         Some(machine.running.as_ref()?.side.as_ref()?.handle.view())
     }
@@ -195,7 +217,13 @@ impl World {
                 .map(|(node, _)| *node)
                 .collect();
             let name = machine.name();
-            ensure(up == all, || format!("{name} takes for up: {up:?}"))?;
+            let unlike = up.symmetric_difference(&all).next();
+            ensure(unlike.is_none(), || {
+                let state = unlike.and_then(|node| states.get(node));
+                let ready = living.iter().map(|other| (other.number, not_ready(other)));
+                let ready: Vec<_> = ready.filter(|(_, why)| !why.is_empty()).collect();
+                format!("{name} takes {unlike:?} for {state:?}; not ready: {ready:?}")
+            })?;
             let stale = states.iter().find(|(node, state)| {
                 !all.contains(*node) && !matches!(state, State::Down | State::Gone)
             });
@@ -205,14 +233,9 @@ impl World {
     }
 }
 
-/// Every start that ended is retired (R9), and no copy missed that.
-fn check_retired(machine: &Machine, status: &Status, starts: &BTreeSet<Origin>) -> Check {
-    let name = machine.name();
-    let unserved = &status.unserved;
-    ensure(unserved.is_empty(), || format!("{name} does not serve {unserved:?}"))?;
-    let known: BTreeSet<Origin> = status.regions.keys().copied().collect();
-    let left = known.symmetric_difference(starts).next();
-    ensure(left.is_none(), || format!("{name} knows {known:?} for the starts {starts:?}"))
+fn not_ready(machine: &Machine) -> Vec<String> {
+    let running = machine.running.as_ref();
+    running.map(|running| running.driver.core().status().not_ready).unwrap_or_default()
 }
 
 /// All replicas of a shard hold the same, and nobody else holds any of it.

@@ -95,9 +95,20 @@ impl World {
 
     /// Whether a region can go on without a machine and its disk.
     pub(super) fn may_die(&self, at: usize) -> bool {
-        if self.councils.is_none() {
-            return true;
-        }
+        self.councils.is_none() || self.spares(at, |_| false)
+    }
+
+    /// Whether a region can go on if a machine loses its disk: its council knows no better than to
+    /// strike it out of its sets, where these name anyone else.
+    pub(super) fn may_forget(&self, at: usize) -> bool {
+        let id = self.machines[at].id();
+        let stays = |set: &Replicas| !set.counts(id) || set.current.len() == 1;
+        self.councils.is_none() || self.spares(at, stays)
+    }
+
+    /// Whether the record of a machine's region does not go with its disk, and every set of it has
+    /// another living replica whose disk is the one that was recorded; but for some.
+    fn spares(&self, at: usize, but: impl Fn(&Replicas) -> bool) -> bool {
         let dies = &self.machines[at];
         let stays = |other: &&Machine| {
             !other.gone && other.leaving.is_none() && other.number != dies.number
@@ -108,15 +119,10 @@ impl World {
             let known =
                 |other: &&&Machine| other.doubted.get(&slot).is_none_or(|epoch| *epoch < set.epoch);
             let mut sound = others.iter().filter(known);
-            sound.any(|other| set.current.contains(&other.id()))
+            but(set) || sound.any(|other| set.current.contains(&other.id()))
         };
         let newest = self.newest_elsewhere(at);
         newest.is_some_and(|record| (0..).zip(&record.slots).all(held))
-    }
-
-    /// Whether the record of a machine's region does not go with its disk.
-    pub(super) fn is_known(&self, at: usize) -> bool {
-        self.councils.is_none() || self.newest_elsewhere(at).is_some()
     }
 
     /// The newest record of a machine's region that other nodes know.

@@ -1,5 +1,7 @@
 //! Between a node and the network: what it sent, and what arrives at it.
 
+use std::collections::BTreeMap;
+
 use atoll_replication::core::message::Message;
 use atoll_replication::transport::{Arrival, Class, NodeId};
 use atoll_store::dot::Origin;
@@ -9,17 +11,36 @@ use bytes::Bytes;
 use super::machine::{Machine, Running, Sent, covers};
 use super::world::World;
 
-/// What all nodes have sent.
+/// What all nodes have sent of a kind.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Traffic {
+pub(super) struct Sum {
     pub(super) packets: u64,
     pub(super) bytes: u64,
 }
 
+/// What all nodes have sent, by kind.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Traffic(pub(super) BTreeMap<&'static str, Sum>);
+
 impl Traffic {
-    fn count(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
+    fn count(&mut self, kind: &'static str, bytes: usize) {
+        let sum = self.0.entry(kind).or_default();
+        sum.packets += 1;
+        sum.bytes += bytes as u64;
+    }
+}
+
+/// What a frame of the cluster's core is of: its first byte tells for which half.
+fn half(frame: &[u8]) -> &'static str {
+    if frame.first() == Some(&0) { "membership" } else { "council" }
+}
+
+fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::Vectors(_) => "vectors",
+        Message::Ping { .. } | Message::Pong { .. } => "pings",
+        Message::Records(_) | Message::Record(_) => "records",
+        _ => "other",
     }
 }
 
@@ -29,24 +50,6 @@ impl World {
         let Some(machine) = found else { return };
         let Some(running) = &mut machine.running else { return };
         running.outbox.count(&arrival);
-        if std::env::var("GTRACE").is_ok() {
-            match &arrival {
-                Arrival::Received { peer, class, frame } if *class != Class::Cluster => eprintln!(
-                    "{} {:x}<={:x} {:?}",
-                    self.time,
-                    to.0[0],
-                    peer.0[0],
-                    Message::decode(frame)
-                ),
-                Arrival::Connected { peer, .. } => {
-                    eprintln!("{} {:x}<={:x} connected", self.time, to.0[0], peer.0[0])
-                }
-                Arrival::Disconnected { peer } => {
-                    eprintln!("{} {:x}<={:x} disconnected", self.time, to.0[0], peer.0[0])
-                }
-                _ => {}
-            }
-        }
         if let Some(side) = &mut running.side {
             side.arrive(&arrival);
         }
@@ -70,15 +73,12 @@ impl World {
                 Sent::Frame(to, Class::Cluster, frame) => {
                     self.trace.update(&time.to_le_bytes()).update(&from.0).update(&to.0);
                     self.trace.update(&frame);
-                    self.traffic.count(frame.len());
+                    self.traffic.count(half(&frame), frame.len());
                     self.network.send(time, from, to, Class::Cluster, frame);
                 }
-                Sent::Frame(to, class, frame) => {
-                    self.traffic.count(frame.len());
-                    self.send(from, origin, to, class, frame);
-                }
+                Sent::Frame(to, class, frame) => self.send(from, origin, to, class, frame),
                 Sent::Datagram(to, bytes) => {
-                    self.traffic.count(bytes.len());
+                    self.traffic.count("membership", bytes.len());
                     self.network.datagram(time, from, to, bytes);
                 }
                 Sent::Dial(address) => {
@@ -100,10 +100,8 @@ impl World {
         self.trace.update(&self.time.to_le_bytes()).update(&from.0).update(&to.0).update(&frame);
         self.messages += 1;
         let message = Message::decode(&frame).expect("a core sends messages");
+        self.traffic.count(kind(&message), frame.len());
         self.check_sent(from, to, &message);
-        if std::env::var("GTRACE").is_ok() {
-            eprintln!("{} {:x}->{:x} {:?}", self.time, from.0[0], to.0[0], message);
-        }
         match message {
             Message::Trimmed(_) => self.coverage.hit("trimmed"),
             Message::Request(_) => self.coverage.hit("range asked for"),

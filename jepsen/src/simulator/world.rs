@@ -52,7 +52,7 @@ pub(super) struct World {
     pub(super) ledger: Ledger,
     pub(super) coverage: Coverage,
     bounds: Bounds,
-    owners: BTreeMap<Origin, u32>,
+    pub(super) owners: BTreeMap<Origin, u32>,
     /// In a world with councils.
     pub(super) councils: Option<Councils>,
     pub(super) moves: Moves,

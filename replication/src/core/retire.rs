@@ -117,8 +117,8 @@ impl Core {
         self.out.endings.extend(endings);
     }
 
-    /// Origins of this region that ended and are not recorded: this node's own earlier ones, and
-    /// those of nodes that are gone.
+    /// Origins of this region that ended and are not recorded: this node's own earlier ones, those
+    /// of nodes that are gone, and maybe those of nodes that were never recorded.
     fn ended_here(&self) -> Vec<Ending> {
         let Some(record) = self.placement.region(&self.me.region) else { return Vec::new() };
         let late = self.elapsed >= self.started + ENDED_AFTER_MS;
@@ -128,9 +128,15 @@ impl Core {
         let mut ended: Vec<Ending> = Vec::new();
         for fact in self.facts.values().filter(|fact| fact.region == me.region) {
             let own = fact.node == me.node && fact.origin != me.origin && late;
-            let recorded = record.ended.contains_key(&fact.origin);
-            if (own || record.gone.contains(&fact.node)) && !recorded {
-                ended.push(Ending::Ended { origin: fact.origin, regions: regions.clone() });
+            let (origin, node) = (fact.origin, fact.node);
+            if record.ended.contains_key(&origin) {
+                continue;
+            }
+            let regions = regions.clone();
+            if own || record.gone.contains(&node) {
+                ended.push(Ending::Ended { origin, regions });
+            } else if node != me.node && !record.nodes.contains_key(&node) {
+                ended.push(Ending::Orphan { origin, node, regions });
             }
         }
         ended

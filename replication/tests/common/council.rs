@@ -36,6 +36,8 @@ impl Council {
             Ending::Ended { origin, regions } => {
                 self.record.ended.entry(origin).or_insert(regions);
             }
+            // Nobody here dies before it is recorded.
+            Ending::Orphan { .. } => {}
             Ending::Holds { origin, slots } => {
                 self.holds.extend(slots.get(&0).map(|last| ((origin, node), *last)));
                 if let Some(all) = self.all(&self.holds, origin) {

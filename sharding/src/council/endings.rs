@@ -28,6 +28,8 @@ use super::talk::REPORT_MS;
 const LAPSE_MS: Millis = 30_000;
 /// Origins that a leader gathers of: all that may have an end, and as many that are to get one.
 const GATHERED_MAX: usize = 2 * ENDS_MAX;
+/// Nodes that are not recorded and may be lost, counted at a time.
+const STRANGERS_MAX: usize = 256;
 /// Most steps of one proposal.
 const STEPS_MAX: usize = 64;
 
@@ -36,7 +38,7 @@ fn slots(ending: &Ending) -> Vec<u16> {
     match ending {
         Ending::Holds { slots, .. } => slots.keys().copied().collect(),
         Ending::Reached { slots, .. } => slots.iter().copied().collect(),
-        Ending::Ended { .. } | Ending::Retired { .. } => Vec::new(),
+        Ending::Ended { .. } | Ending::Orphan { .. } | Ending::Retired { .. } => Vec::new(),
     }
 }
 
@@ -200,7 +202,8 @@ impl Gathered {
                     self.fresh |= new;
                 }
             }
-            Ending::Holds { .. } | Ending::Reached { .. } => {}
+            // Whoever tells waits for it to become an end.
+            Ending::Holds { .. } | Ending::Reached { .. } | Ending::Orphan { .. } => {}
         }
     }
 
@@ -296,7 +299,24 @@ impl Outlook<'_> {
 impl Council {
     /// This node asks for something.
     pub(super) fn ask(&mut self, now: Millis, endings: Vec<Ending>) {
-        endings.into_iter().for_each(|ending| self.asked.take(now, ending));
+        self.strangers.retain(|_, told| now.saturating_sub(*told) < LAPSE_MS);
+        for ending in endings {
+            if let Some(ending) = self.unless_it_returns(now, ending) {
+                self.asked.take(now, ending);
+            }
+        }
+    }
+
+    /// What to ask for now: of an orphan, nothing until its node has been away for so long that a
+    /// recorded one would be given up.
+    fn unless_it_returns(&mut self, now: Millis, ending: Ending) -> Option<Ending> {
+        let Ending::Orphan { origin, node, regions } = ending else { return Some(ending) };
+        if self.strangers.len() < STRANGERS_MAX || self.strangers.contains_key(&node) {
+            self.strangers.insert(node, now);
+        }
+        let since = *self.down.get(&node)?;
+        let lost = now.saturating_sub(since) >= self.options.limits.forget_after_ms;
+        lost.then_some(Ending::Ended { origin, regions })
     }
 
     /// Hears, as the leader, what a node asks for.

@@ -23,7 +23,8 @@ const NOTICE_MS: Millis = 3_000;
 const DECISIONS: usize = 16;
 
 impl Council {
-    /// Counts since when nodes have been down; whoever is recorded and not there is.
+    /// Counts since when nodes have been down: whoever is recorded, or has begun something, and is
+    /// not there.
     pub(super) fn watch(&mut self, now: Millis) {
         if self.members.is_empty() {
             return;
@@ -32,7 +33,8 @@ impl Council {
         let here: BTreeSet<NodeId> =
             self.members.values().filter(here).map(|member| member.node).collect();
         let recorded = self.state.iter().flat_map(|state| state.seats.keys().copied());
-        let away = recorded.filter(|node| !here.contains(node) && *node != self.options.node);
+        let known = recorded.chain(self.strangers.keys().copied());
+        let away = known.filter(|node| !here.contains(node) && *node != self.options.node);
         let since = |node: NodeId| (node, self.down.get(&node).map_or(now, |at| now.min(*at)));
         self.down = away.map(since).collect();
     }

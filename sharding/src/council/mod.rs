@@ -287,6 +287,8 @@ pub struct Council {
     members: BTreeMap<NodeId, Member>,
     /// Since when a node has been down.
     down: BTreeMap<NodeId, Millis>,
+    /// Nodes that began something and are not recorded, and when that was told last.
+    strangers: BTreeMap<NodeId, Millis>,
     /// Nodes of disks, as members of the group told.
     addresses: BTreeMap<u64, NodeId>,
     /// When each node may be greeted again.
@@ -342,6 +344,7 @@ impl Council {
             told: None,
             members: BTreeMap::new(),
             down: BTreeMap::new(),
+            strangers: BTreeMap::new(),
             addresses: BTreeMap::new(),
             greeted: BTreeMap::new(),
             notice: None,

@@ -8,6 +8,8 @@
 //! 1. Who raises a suspicion tells all connected peers of its region, the suspect too.
 //! 2. Who is told looks, if it is connected to the suspect, and tells the accuser once it knows
 //!    better: at once, or when the suspicion is refuted.
+//! 3. Another region that still suspects a node is told better by a number above its own: who
+//!    knows better may have started since, and count from 0.
 
 use atoll_replication::transport::NodeId;
 use atoll_store::dot::Millis;
@@ -15,6 +17,7 @@ use atoll_store::dot::Millis;
 use super::Membership;
 use super::member::{Record, Verdict};
 use super::message::Message;
+use super::swim::Id;
 
 impl Membership {
     /// Tells of the suspicions that this node raised.
@@ -34,9 +37,6 @@ impl Membership {
         peer: NodeId,
         (node, incarnation, suspicion): (NodeId, u64, u16),
     ) {
-        if !self.table.is_near(peer) {
-            return;
-        }
         if node == self.table.own().node {
             return self.answer_for_own(now, peer, incarnation, suspicion);
         }
@@ -49,11 +49,28 @@ impl Membership {
         if view.incarnation < incarnation || view.verdict == Verdict::Down {
             return;
         }
+        if !self.table.is_near(peer) {
+            return self.clear_abroad(now, peer, node, suspicion);
+        }
         self.swim.suspect(now, node, suspicion);
         self.accusers.entry(node).or_default().insert(peer);
         if self.peers.contains_key(&node) {
             self.swim.look(node);
         }
+    }
+
+    /// A peer of another region takes a node of this one for a suspect, by old news.
+    fn clear_abroad(&mut self, now: Millis, peer: NodeId, node: NodeId, suspicion: u16) {
+        let Some(view) = self.swim.view(node).filter(|view| view.verdict == Verdict::Alive) else {
+            return;
+        };
+        let id = Id { node, incarnation: view.incarnation };
+        self.swim.learn(now, id, Verdict::Alive, suspicion.saturating_add(1));
+        if let Some(view) = self.swim.view(node) {
+            self.table.judge(now, node, &view);
+        }
+        let known = self.table.telling(node).into_iter().collect();
+        self.send(&[peer], &Message::News(known));
     }
 
     fn answer_for_own(&mut self, now: Millis, peer: NodeId, incarnation: u64, suspicion: u16) {

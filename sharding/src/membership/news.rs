@@ -117,8 +117,24 @@ impl Membership {
         if first_hand && verdict != Verdict::Down {
             self.tell_of_death(id);
         }
+        if !near && verdict == Verdict::Alive {
+            self.question(peer, id, suspicion);
+        }
         let outsider = !near && !self.table.is_near(peer);
         taken == Taken::News && (near && first_hand || outsider)
+    }
+
+    /// A node of another region is told alive by it and remembered as a suspect, with a number
+    /// that is not lower: asks for a higher one.
+    fn question(&mut self, peer: NodeId, id: Id, suspicion: u16) {
+        let Some(known) = self.table.record(id.node) else { return };
+        let Record { incarnation, suspicion: remembered, .. } = *known;
+        let at_home = self.table.record(peer).map(|record| &record.facts.region);
+        let stands = known.verdict == Verdict::Suspect && remembered >= suspicion;
+        if stands && incarnation == id.incarnation && at_home == Some(&known.facts.region) {
+            let (node, suspicion) = (id.node, remembered);
+            self.send(&[peer], &Message::Accused { node, incarnation, suspicion });
+        }
     }
 
     /// A node that lives and is taken for dead here, or remembered with a later life, is told so.
@@ -375,6 +391,39 @@ mod tests {
         let mut reborn = record(5, "us");
         reborn.incarnation += 1;
         assert_eq!(told(&mut core, 2, &Message::News(vec![reborn])), [(node(5), State::Up)]);
+    }
+
+    /// What a core sends to a node after a message of it.
+    fn answered(core: &mut Membership, by: u8, message: &Message) -> Vec<Message> {
+        let effects = core.step(30, Event::Frame(node(by), message.encode()));
+        let to = effects.frames.iter().filter(|(to, _)| *to == node(by));
+        to.map(|(_, frame)| Message::decode(frame).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_region_that_forgot_how_often_it_suspected_a_node_still_clears_it_elsewhere() {
+        let mut abroad = connected(&[record(2, "us"), record(5, "us")]);
+        let mut suspect = record(5, "us");
+        (suspect.verdict, suspect.suspicion) = (Verdict::Suspect, 3);
+        assert_eq!(
+            told(&mut abroad, 2, &Message::News(vec![suspect])),
+            [(node(5), State::Suspect)]
+        );
+        let forgot = Message::News(vec![record(5, "us")]);
+        let question = Message::Accused { node: node(5), incarnation: 7, suspicion: 3 };
+        assert_eq!(answered(&mut abroad, 2, &forgot), [question]);
+
+        let mut home = connected(&[record(2, "us"), record(3, "eu"), record(5, "eu")]);
+        let question = Message::Accused { node: node(5), incarnation: 7, suspicion: 3 };
+        let answers = answered(&mut home, 2, &question);
+        let [Message::News(records)] = answers.as_slice() else { panic!("{answers:?}") };
+        assert_eq!((records[0].verdict, records[0].suspicion), (Verdict::Alive, 4));
+        assert_eq!(home.member(node(5)).unwrap().state, State::Up, "no suspicion from outside");
+
+        let mut cleared = record(5, "us");
+        cleared.suspicion = records[0].suspicion;
+        assert_eq!(told(&mut abroad, 2, &Message::News(vec![cleared])), [(node(5), State::Up)]);
+        assert_eq!(answered(&mut abroad, 2, &Message::News(vec![record(5, "us")])), []);
     }
 
     #[test]

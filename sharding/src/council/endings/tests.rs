@@ -329,3 +329,28 @@ fn who_leads_no_more_forgets_what_it_has_heard() {
     council.step(TICK_MS, crate::council::Event::Tick);
     assert!(!council.gathered.is_fresh() && council.gathered.words.is_empty());
 }
+
+#[test]
+fn r9_what_a_node_began_that_was_never_recorded_ends_once_it_is_lost() {
+    let mut council = council();
+    council.state = Some(state());
+    let here = |node: NodeId, liveness| {
+        let (name, zone, roles) = ("n".into(), "z".into(), Roles::ALL);
+        Member { node, name, zone, roles, disk: 1, start: START, liveness }
+    };
+    let orphan = || Ending::Orphan { origin: X, node: C, regions: ["eu".to_owned()].into() };
+    let lost = council.options.limits.forget_after_ms;
+    let mut asked = |liveness, times: std::ops::Range<Millis>| {
+        council.members = [(A, here(A, Liveness::Up)), (C, here(C, liveness))].into();
+        for now in times.step_by(TICK_MS as usize) {
+            council.watch(now);
+            council.ask(now, vec![orphan()]);
+        }
+        council.asked.wishes.values().map(|wish| wish.ending.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(Liveness::Up, 0..2 * lost), [], "it is there");
+    assert_eq!(asked(Liveness::Down, 2 * lost..3 * lost), [], "it may come back");
+    assert_eq!(asked(Liveness::Up, 3 * lost..3 * lost + TICK_MS), [], "it came back");
+    assert_eq!(asked(Liveness::Down, 3 * lost + TICK_MS..4 * lost), []);
+    assert_eq!(asked(Liveness::Down, 4 * lost..4 * lost + 3 * TICK_MS), [ended(X)]);
+}

@@ -48,7 +48,7 @@ impl Origins {
                     told.1 = *at;
                 }
             }
-            Ending::Ended { .. } | Ending::Retired { .. } => {}
+            Ending::Ended { .. } | Ending::Orphan { .. } | Ending::Retired { .. } => {}
         }
     }
 
