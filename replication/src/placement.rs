@@ -102,6 +102,17 @@ pub enum Stage {
     Retired,
 }
 
+/// What a replica has of an origin in one slot.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Held {
+    /// The set of replicas that it knew when it told so.
+    pub epoch: u64,
+    /// The last sequence; 0 if there is nothing.
+    pub last: u64,
+}
+
 /// What a node asks its council to record of an origin that ended (R9), again until it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Ending {
@@ -122,13 +133,13 @@ pub enum Ending {
         /// The regions.
         regions: BTreeSet<String>,
     },
-    /// This node takes no more of it than the records allow, and has this: of every slot that it
-    /// receives, 0 where it has nothing.
+    /// This node takes no more of it than the records allow, and has this, of every slot that it
+    /// receives.
     Holds {
         /// The origin.
         origin: Origin,
-        /// Sequences by hash slot.
-        slots: BTreeMap<u16, u64>,
+        /// By hash slot.
+        slots: BTreeMap<u16, Held>,
     },
     /// This node has what any region has, of these slots: of all that it receives.
     Reached {

@@ -399,3 +399,31 @@ fn catching_up_costs_about_what_is_missing() {
     let gone = vec![change(&set(), Command::Delete), change(&set(), remove("none"))];
     group.run(1, vec![Event::Write(1, gone)]);
 }
+
+/// What is swept is of the earlier copy: a state that came before would go with it.
+#[test]
+fn r3_a_copy_that_was_given_up_takes_no_state_before_it_is_swept() {
+    let mut group = Group::new();
+    (1..=2).for_each(|number| group.start(number, "r1", u64::from(number)));
+    group.place("r1", 1, &[1, 2]);
+    group.connect(1, 2);
+    write(&mut group, 1, change(&set(), add("a")));
+    group.settle();
+    let placed = |number, nodes: &[u8]| Event::Placed(Box::new(record("r1", number, nodes, None)));
+    group.run(1, vec![placed(2, &[1])]);
+    group.run(2, vec![placed(2, &[1])]);
+    while group.nodes[&2].core.engine().shards().count() > 0 {
+        group.now += 100;
+        group.run(2, vec![Event::Tick]);
+    }
+    assert!(!group.nodes[&2].core.engine().is_swept(SHARD), "the sweep takes a step or two");
+    group.wire.clear();
+    let late = Event::Received(node_id(1), Message::Trimmed(SHARD).encode());
+    group.run(2, vec![placed(3, &[1, 2]), late]);
+    let sent = group.take(2, 1).into_iter().map(|frame| Message::decode(&frame).unwrap());
+    let asked = sent.filter(|message| matches!(message, Message::StateRequest { .. })).count();
+    assert_eq!(asked, 0, "a state would be swept away");
+    group.run(1, vec![placed(3, &[1, 2])]);
+    group.settle();
+    assert_eq!(digest(&group, 2), digest(&group, 1));
+}

@@ -50,6 +50,9 @@ pub(super) struct Sim {
     /// Where to write the history of `--seed`.
     #[arg(long, requires = "seed")]
     history: Option<PathBuf>,
+    /// What to log of `--seed`, with simulated times, on stderr: `info`, or `atoll_sharding=debug`.
+    #[arg(long, requires = "seed")]
+    log: Option<String>,
     /// Writes what it prints into a page: docs/testing.md, or another.
     #[arg(long, conflicts_with = "seed", num_args = 0..=1, default_missing_value = matrix::PAGE)]
     record: Option<PathBuf>,
@@ -127,7 +130,15 @@ impl Sim {
     }
 
     fn replay(self, seed: u64) -> Result<bool> {
-        let outcome = self.world()(seed, self.workload);
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::new(
+                self.log.as_deref().unwrap_or("off"),
+            ))
+            .with_writer(std::io::stderr)
+            .without_time()
+            .finish();
+        let run = || self.world()(seed, self.workload);
+        let outcome = tracing::subscriber::with_default(subscriber, run);
         let again = self.world()(seed, self.workload);
         println!("seed {seed}, {}: trace {}", outcome.workload, outcome.trace);
         if let Some(path) = &self.history {

@@ -3,7 +3,7 @@
 //! What clients can see is left to the judges of histories. What is wrong here goes to the ledger's
 //! complaints, and the run goes on: the judges are to have their say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atoll::node::ReadError;
@@ -13,6 +13,7 @@ use atoll_store::dot::Origin;
 use atoll_store::engine::{Engine, Options, Readiness};
 use atoll_store::entity::Image;
 use atoll_store::name::EntityKey;
+use atoll_store::operation::Operation;
 use atoll_store::shard::{ShardId, entity_hash};
 use futures_util::FutureExt;
 
@@ -298,11 +299,23 @@ impl World {
         let options = Options { slots, ..Options::default() };
         let backend = Arc::new(Memory::new());
         let mut engine = Engine::open(backend, options, Origin(1)).expect("an empty store opens");
-        let all = self.ledger.history.iter().filter(|(place, _)| covers(end, **place));
-        let mut rest: Vec<_> = all.collect();
+        let running = self.machines.iter().filter_map(|machine| machine.running.as_ref());
+        let live: BTreeSet<Origin> = running.map(|running| running.origin).collect();
+        let mut rest = Vec::new();
+        for (place @ (shard, dot), (operation, bytes)) in &self.ledger.history {
+            if covers(end, *place) {
+                rest.push((*shard, operation.clone(), bytes.clone()));
+            } else if self.councils.is_some() && !live.contains(&dot.origin) {
+                // Of a node that was given up, beyond the end of its origin: others may have seen
+                // it and named it, but it came to nothing, or was written again.
+                let nothing = Operation { parts: Vec::new(), ..operation.clone() };
+                let bytes = nothing.encode();
+                rest.push((*shard, nothing, bytes));
+            }
+        }
         while !rest.is_empty() {
             let before = rest.len();
-            rest.retain(|((shard, _), (operation, bytes))| {
+            rest.retain(|(shard, operation, bytes)| {
                 if engine.readiness(*shard, operation) == Readiness::Ready {
                     engine.apply(*shard, operation, bytes.clone());
                 }

@@ -189,6 +189,7 @@ impl World {
         if side.due > time && side.arrivals.is_empty() && !asked {
             return;
         }
+        let _inside = tracing::info_span!("cluster", time, node = machine.number).entered();
         if side.driver.turn(std::mem::take(&mut side.arrivals)).is_err() {
             self.coverage.hit("disk full");
             return self.crash_for(at, 1_500);

@@ -87,7 +87,7 @@ impl World {
         if self.machines[at].running.is_none() {
             return;
         }
-        let alone_at = self.votes_alone(at).then(|| self.record_of(at)).flatten();
+        let alone_at = self.votes_alone(at).then(|| self.record_of(at));
         let machine = &mut self.machines[at];
         let (disk, vectors) = (machine.memory.snapshot(), machine.durable.clone());
         machine.snapshots.push(Copy { disk, vectors, alone_at });
@@ -102,8 +102,10 @@ impl World {
         // A voter that was alone asks nobody whether its disk is the newest (R13): a copy of it
         // goes on from a state that others know the successors of, and records other ones under
         // their versions. That is not promised; `docs/council.md` says so.
-        let newest = self.newest_elsewhere(at).map(|record| record.version);
-        if copy.alone_at.is_some() && copy.alone_at != newest {
+        // What it has recorded since may be on its way to them.
+        let elsewhere = self.newest_elsewhere(at).map(|record| record.version);
+        let newest = elsewhere.max(self.record_of(at)).max(self.recorded_of(at));
+        if copy.alone_at.is_some_and(|version| version != newest) {
             return;
         }
         self.note("restore", at);

@@ -148,8 +148,8 @@ pub(super) struct Held {
 pub(super) struct Copy {
     pub(super) disk: Snapshot,
     pub(super) vectors: Vectors,
-    /// The version of its region's record, if its node alone voted on the next one.
-    pub(super) alone_at: Option<Version>,
+    /// If its node alone voted: the version of its region's record, as far as it had one.
+    pub(super) alone_at: Option<Option<Version>>,
 }
 
 /// A machine.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atoll_replication::core::Status;
-use atoll_replication::placement::{Placement, RegionPlacement, Replicas};
+use atoll_replication::placement::{Placement, RegionPlacement, Replicas, Version};
 use atoll_replication::transport::NodeId;
 use atoll_sharding::membership::State;
 use atoll_store::dot::{Origin, VersionVector};
@@ -74,13 +74,22 @@ impl World {
         })
     }
 
+    /// The newest record of a machine's region that was ever seen.
+    pub(super) fn recorded_of(&self, at: usize) -> Option<Version> {
+        let record = self.moves.records.get(self.machines[at].region);
+        record.map(|record| record.version)
+    }
+
     fn recorded(&mut self, record: &RegionPlacement) {
         let before = self.moves.records.insert(record.region.clone(), record.clone());
         for (slot, set) in (0..).zip(&record.slots) {
             let old = before.as_ref().and_then(|before| before.slots.get(usize::from(slot)));
             let Some(old) = old.filter(|old| old.epoch < set.epoch) else { continue };
             let region = record.region.clone();
+            // Steps may be seen two at a time: what is known of is what the former set had, and who
+            // joins may catch up from who joined it meanwhile.
             if set.next.is_some()
+                && set.current == old.current
                 && let Some(common) = self.moves.common.get(&(region.clone(), slot))
             {
                 self.moves.before.insert((region.clone(), slot, set.epoch), common.clone());
@@ -99,8 +108,10 @@ impl World {
         };
         let held = machine.durable.get(&shard).is_some_and(|held| held.contains(due));
         if !held && !due.is_empty() {
-            let name = machine.name();
-            self.ledger.complain(format!("recorded before it had caught up: {name}, {shard}"));
+            let (name, held) = (machine.name(), machine.durable.get(&shard));
+            self.ledger.complain(format!(
+                "recorded before it had caught up: {name}, {shard}, has {held:?} for {due:?}"
+            ));
         }
         self.coverage.hit("replica caught up");
     }

@@ -348,6 +348,7 @@ impl World {
         if !(due || asked) && machine.arrivals.is_empty() {
             return;
         }
+        let _inside = tracing::info_span!("core", time, node = machine.number).entered();
         let turned = running.driver.step(std::mem::take(&mut machine.arrivals));
         assert!(running.driver.deadline() > now, "a deadline that has passed: a busy loop");
         self.events += 1;

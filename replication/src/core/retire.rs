@@ -9,13 +9,15 @@
 //! all regions without being connected to all nodes, and any node can take the last step.
 //!
 //! Invariants:
-//! 1. Of an origin that is recorded as ended, nothing is taken of a node that is not recorded
-//!    beyond the highest sequence that any region has recorded. Recorded ones may fill each
-//!    other's gaps: what they have together does not change by that. What this node tells it has
-//!    is durable.
-//! 2. An origin is retired when every region that must agree has recorded that all its replicas
+//! 1. Of an origin that is recorded as ended, nothing is taken beyond the highest sequence that
+//!    any region has recorded; but until their own region has, its recorded replicas fill each
+//!    other's gaps, as who joins must. What they tell names the set that they took from, so what
+//!    the present set has together does not change by that. What a node tells it has is durable.
+//! 2. A replica that has more than that, as it was given up and came back, has all of it, too: its
+//!    copy is found stale when the origin is retired (`roll`).
+//! 3. An origin is retired when every region that must agree has recorded that all its replicas
 //!    have all of it.
-//! 3. A start that finds itself ended writes nothing any more: its node starts again.
+//! 4. A start that finds itself ended writes nothing any more: its node starts again.
 //!
 //! Left out: gathering what the nodes tell, which is the council's; what rolls are for (`roll`).
 
@@ -29,7 +31,7 @@ use atoll_store::shard::ShardId;
 
 use super::Core;
 use super::roll::Limits;
-use crate::placement::{End, Ending};
+use crate::placement::{End, Ending, Held};
 use crate::transport::NodeId;
 
 /// How long after its start a node says that its earlier ones ended. Default 10 s: what they wrote
@@ -82,15 +84,18 @@ impl Core {
     }
 
     /// Whether an operation may be taken of a peer: its origin goes on, or some region has
-    /// recorded that it had not ended before it; or the peer is a recorded replica, whose word
-    /// counts for the end.
+    /// recorded that it had not ended before it; or the peer's word counts for the end that this
+    /// region is to agree on.
     pub(super) fn may_take(&self, peer: NodeId, shard: ShardId, dot: Dot) -> bool {
         let Some(limits) = self.ends.limits.get(&dot.origin) else { return true };
         let here = self.engine.sequence(shard, dot.origin);
         let region = self.peers.get(&peer).map_or("", |peer| peer.region());
-        let recorded = self.placement.replicas(region, shard.slot);
-        dot.sequence <= limits.get(&shard.slot).copied().unwrap_or(0).max(here)
-            || recorded.is_some_and(|set| set.receives(peer))
+        let record = self.placement.region(region).filter(|_| region == self.me.region);
+        let open = record.is_some_and(|record| {
+            let set = record.slots.get(usize::from(shard.slot));
+            !record.ends.contains_key(&dot.origin) && set.is_some_and(|set| set.receives(peer))
+        });
+        open || dot.sequence <= limits.get(&shard.slot).copied().unwrap_or(0).max(here)
     }
 
     /// Whether the cluster has ended this start.
@@ -148,7 +153,10 @@ impl Core {
         let mine: BTreeSet<u16> = self.own_slots().into_iter().map(|slot| slot as u16).collect();
         let shard = |slot: &u16| ShardId { placement: 0, slot: *slot };
         let Some(end) = record.ends.get(&origin) else {
-            let has = |slot: &u16| (*slot, self.engine.sequence(shard(slot), origin));
+            let has = |slot: &u16| {
+                let epoch = record.slots.get(usize::from(*slot)).map_or(0, |set| set.epoch);
+                (*slot, Held { epoch, last: self.engine.sequence(shard(slot), origin) })
+            };
             return Some(Ending::Holds { origin, slots: mine.iter().map(has).collect() });
         };
         let mut must = self.placement.regions().filter_map(|record| record.ended.get(&origin));
@@ -162,7 +170,7 @@ impl Core {
         let finals = self.ends.limits.get(&origin)?;
         let all = |slot: &u16| {
             let last = finals.get(slot).copied().unwrap_or(0);
-            self.engine.sequence(shard(slot), origin) == last
+            self.engine.sequence(shard(slot), origin) >= last
         };
         if !mine.iter().all(all) {
             return None;

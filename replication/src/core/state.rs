@@ -44,7 +44,7 @@ impl Core {
         let theirs = self.peers.get(&peer).and_then(|known| known.vectors.get(&shard));
         let useful = theirs.is_some_and(|theirs| !self.engine.vector(shard).contains(theirs));
         let busy = self.receiving.len() >= TRANSFERS || self.receiving.contains_key(&shard);
-        if !useful || busy || self.disk_full().is_some() {
+        if !useful || busy || !self.is_received(shard) || self.disk_full().is_some() {
             // Still missing at a later tick: asked for again.
             return;
         }

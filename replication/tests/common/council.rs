@@ -39,7 +39,7 @@ impl Council {
             // Nobody here dies before it is recorded.
             Ending::Orphan { .. } => {}
             Ending::Holds { origin, slots } => {
-                self.holds.extend(slots.get(&0).map(|last| ((origin, node), *last)));
+                self.holds.extend(slots.get(&0).map(|held| ((origin, node), held.last)));
                 if let Some(all) = self.all(&self.holds, origin) {
                     let last = all.into_iter().max().filter(|last| *last > 0);
                     let finals = last.map(|last| (0, last)).into_iter().collect();

@@ -5,7 +5,8 @@
 //! 1. Of what a node told of one origin at one stage the newest counts, whichever way it took, and
 //!    only in the start of the node that membership knows: a disk may have been emptied between.
 //! 2. An end is agreed on, or reached, when for every slot every node of its present set, the next
-//!    one too, has told so of this slot.
+//!    one too, has told so of this slot. For an agreement it must have known this very set: of a
+//!    former one it may since have taken more.
 //! 3. What was gathered is memory: the next leader hears it again within a second.
 //! 4. All of it is bounded, and what its node no longer asks for lapses.
 //!
@@ -13,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_replication::placement::{End, Ending, Stage};
+use atoll_replication::placement::{End, Ending, Held, Stage};
 use atoll_replication::transport::NodeId;
 use atoll_store::dot::{Hlc, Millis, Origin};
 
@@ -33,11 +34,13 @@ const STRANGERS_MAX: usize = 256;
 /// Most steps of one proposal.
 const STEPS_MAX: usize = 64;
 
-/// The slots that something is told of.
-fn slots(ending: &Ending) -> Vec<u16> {
+/// The slots that something is told of, each with the epoch of its set where that matters.
+fn slots(ending: &Ending) -> Vec<(u16, u64)> {
     match ending {
-        Ending::Holds { slots, .. } => slots.keys().copied().collect(),
-        Ending::Reached { slots, .. } => slots.iter().copied().collect(),
+        Ending::Holds { slots, .. } => {
+            slots.iter().map(|(slot, held)| (*slot, held.epoch)).collect()
+        }
+        Ending::Reached { slots, .. } => slots.iter().map(|slot| (*slot, 0)).collect(),
         Ending::Ended { .. } | Ending::Orphan { .. } | Ending::Retired { .. } => Vec::new(),
     }
 }
@@ -136,7 +139,7 @@ pub(super) struct Gathered {
 /// What nodes have told of an origin.
 #[derive(Default)]
 struct Words {
-    holds: BTreeMap<NodeId, Word<BTreeMap<u16, u64>>>,
+    holds: BTreeMap<NodeId, Word<BTreeMap<u16, Held>>>,
     reached: BTreeMap<NodeId, Word<(Hlc, BTreeSet<u16>)>>,
     /// When anybody told anything.
     heard: Millis,
@@ -263,14 +266,15 @@ impl Outlook<'_> {
         can.take(STEPS_MAX).map(|(origin, step)| Command::End { origin, step }).collect()
     }
 
-    /// The highest sequences of each slot, once all its replicas have told.
+    /// The highest sequences of each slot, once all its replicas have told as such.
     fn finals(&self, words: &Words) -> Option<BTreeMap<u16, u64>> {
         let mut finals = BTreeMap::new();
         for (number, slot) in (0..).zip(&self.state.slots) {
             for node in slot.replicas.all() {
-                let last = *self.believed(&words.holds, node)?.get(&number)?;
+                let held = self.believed(&words.holds, node)?.get(&number)?;
+                let known = held.epoch == slot.replicas.epoch;
                 let highest: &mut u64 = finals.entry(number).or_default();
-                *highest = last.max(*highest);
+                *highest = known.then_some(held.last)?.max(*highest);
             }
         }
         Some(finals)

@@ -29,7 +29,13 @@ fn join(state: &mut State, slot: u16, node: NodeId) {
 }
 
 fn holds(slots: &[(u16, u64)]) -> Ending {
-    Ending::Holds { origin: X, slots: slots.iter().copied().collect() }
+    known(slots, |_| 1)
+}
+
+/// What a node has, where it knows these epochs of the slots.
+fn known(slots: &[(u16, u64)], epoch: impl Fn(u16) -> u64) -> Ending {
+    let held = |(slot, last): &(u16, u64)| (*slot, Held { epoch: epoch(*slot), last: *last });
+    Ending::Holds { origin: X, slots: slots.iter().map(held).collect() }
 }
 
 fn reached(at: u64, slots: &[u16]) -> Ending {
@@ -72,6 +78,14 @@ impl Leader {
         self.told(node, START, self.serial, ending);
     }
 
+    /// A node tells what it has, as one that knows the present sets.
+    fn hold(&mut self, node: NodeId, slots: &[(u16, u64)]) {
+        let sets = &self.state.slots;
+        let epoch = |slot| sets.get(usize::from(slot)).map_or(0, |slot| slot.replicas.epoch);
+        let told = known(slots, epoch);
+        self.tell(node, told);
+    }
+
     fn steps(&self) -> Vec<Command> {
         let outlook = Outlook {
             state: &self.state,
@@ -105,20 +119,20 @@ impl Leader {
 fn r9_an_end_is_agreed_on_once_every_replica_of_every_slot_has_told() {
     let mut leader = Leader::new(state());
     join(&mut leader.state, 1, B);
-    leader.tell(A, holds(&[(0, 5), (1, 3)]));
+    leader.hold(A, &[(0, 5), (1, 3)]);
     assert_eq!(leader.decide(0), None, "B, which joins slot 1, has not told");
-    leader.tell(B, holds(&[(0, 8)]));
+    leader.hold(B, &[(0, 8)]);
     assert_eq!(leader.decide(0), None, "not of slot 1");
-    leader.tell(B, holds(&[(0, 8), (1, 4)]));
+    leader.hold(B, &[(0, 8), (1, 4)]);
     leader.agreed(&[(0, 5), (1, 4)]);
-    leader.tell(B, holds(&[(0, 8), (1, 9)]));
+    leader.hold(B, &[(0, 8), (1, 9)]);
     leader.agreed(&[(0, 5), (1, 4)]);
 }
 
 #[test]
 fn r9_finals_name_no_slot_of_which_nobody_has_anything() {
     let mut leader = Leader::new(state());
-    leader.tell(A, holds(&[(0, 0), (1, 3)]));
+    leader.hold(A, &[(0, 0), (1, 3)]);
     leader.agreed(&[(1, 3)]);
 }
 
@@ -140,9 +154,21 @@ fn r9_what_a_node_told_in_another_start_does_not_count() {
 }
 
 #[test]
+fn r9_what_a_node_told_as_a_replica_of_another_set_does_not_count() {
+    let mut leader = Leader::new(state());
+    join(&mut leader.state, 0, B);
+    let epoch = leader.state.slots[0].replicas.epoch;
+    leader.hold(B, &[(0, 8)]);
+    leader.tell(A, known(&[(0, 5), (1, 3)], |slot| if slot == 0 { epoch - 1 } else { 1 }));
+    assert_eq!(leader.decide(0), None, "A may have taken more since, of who is not in the set now");
+    leader.hold(A, &[(0, 9), (1, 3)]);
+    leader.agreed(&[(0, 9), (1, 3)]);
+}
+
+#[test]
 fn r9_it_is_reached_once_every_replica_of_the_present_sets_has_it() {
     let mut leader = Leader::new(state());
-    leader.tell(A, holds(&[(0, 5), (1, 3)]));
+    leader.hold(A, &[(0, 5), (1, 3)]);
     leader.agreed(&[(0, 5), (1, 3)]);
     join(&mut leader.state, 0, B);
     leader.tell(A, reached(30, &[0, 1]));
@@ -159,7 +185,7 @@ fn r9_it_is_reached_once_every_replica_of_the_present_sets_has_it() {
 #[test]
 fn r9_a_decision_about_other_sets_does_nothing() {
     let mut leader = Leader::new(state());
-    leader.tell(A, holds(&[(0, 5), (1, 3)]));
+    leader.hold(A, &[(0, 5), (1, 3)]);
     let steps = leader.steps();
     assert_eq!(steps.len(), 1);
     join(&mut leader.state, 0, B);
@@ -170,7 +196,7 @@ fn r9_a_decision_about_other_sets_does_nothing() {
 #[test]
 fn what_is_of_no_slot_or_of_no_seat_is_not_heard() {
     let mut leader = Leader::new(state());
-    leader.tell(A, holds(&[(0, 5), (1, 3), (2, 1)]));
+    leader.hold(A, &[(0, 5), (1, 3), (2, 1)]);
     leader.tell(A, reached(1, &[0, 1, 2]));
     assert!(leader.gathered.words.is_empty() && !leader.gathered.is_fresh());
     let mut council = council();
@@ -219,12 +245,12 @@ fn r9_an_origin_is_retired_once_and_makes_room() {
 #[test]
 fn what_nobody_tells_any_more_is_forgotten_and_so_is_what_is_over() {
     let mut leader = Leader::new(state());
-    leader.tell(B, holds(&[(0, 5)]));
+    leader.hold(B, &[(0, 5)]);
     leader.decide(LAPSE_MS - 1);
     assert_eq!(leader.gathered.words.len(), 1);
     leader.decide(LAPSE_MS);
     assert!(leader.gathered.words.is_empty());
-    leader.tell(A, holds(&[(0, 5), (1, 3)]));
+    leader.hold(A, &[(0, 5), (1, 3)]);
     leader.decide(0);
     leader.tell(A, reached(1, &[0, 1]));
     assert_eq!(leader.gathered.words.len(), 1);

@@ -5,7 +5,7 @@
 //! lower than what any of them told; it is reached when each has it all and has said so; finals
 //! stay; what was retired does not come back.
 
-use atoll_replication::placement::{End, Ending, Replicas};
+use atoll_replication::placement::{End, Ending, Held, Replicas};
 use atoll_store::dot::{Hlc, Origin};
 
 use super::world::{World, id};
@@ -39,7 +39,7 @@ impl Origins {
     fn tell(&mut self, node: NodeId, ending: &Ending) {
         match ending {
             Ending::Holds { origin, slots } => {
-                let told = slots.iter().map(|(slot, last)| ((*origin, node, *slot), *last));
+                let told = slots.iter().map(|(slot, held)| ((*origin, node, *slot), held.last));
                 self.held.extend(told);
             }
             Ending::Reached { origin, at, slots } => {
@@ -194,8 +194,10 @@ impl World {
             return recorded.then_some(Ending::Retired { origin });
         }
         let slots = (0..).zip(&record.slots).filter(|(_, set)| set.receives(node));
-        let slots = slots.map(|(slot, _)| (slot, self.origins.last(origin, node, slot)));
-        let slots: BTreeMap<u16, u64> = slots.collect();
+        let slots = slots.map(|(slot, set)| {
+            (slot, Held { epoch: set.epoch, last: self.origins.last(origin, node, slot) })
+        });
+        let slots: BTreeMap<u16, Held> = slots.collect();
         match record.ends.get(&origin) {
             None if recorded => {
                 self.origins.frozen.insert((origin, node));
@@ -210,7 +212,9 @@ impl World {
                 Some(Ending::Retired { origin })
             }
             Some(end) => {
-                let reached = |(slot, last): (&u16, &u64)| end.finals.get(slot) <= Some(last);
+                let reached = |(slot, held): (&u16, &Held)| {
+                    end.finals.get(slot).is_none_or(|last| *last <= held.last)
+                };
                 let at = Hlc::at(self.now + place as u64);
                 let complete = slots.iter().all(reached);
                 let slots = slots.into_keys().collect();
