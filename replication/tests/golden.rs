@@ -118,6 +118,8 @@ fn text(message: &Message) -> String {
             format!("retired are {}", each.join(" "))
         }
         Message::Trimmed(_) => "trimmed".to_owned(),
+        Message::Unknown { operations, .. } => format!("unknown: {} operations", operations.len()),
+        Message::Rewritten { dots, .. } => format!("written again: {} operations", dots.len()),
         Message::Ping { .. } => "ping".to_owned(),
         Message::Pong { .. } => "pong".to_owned(),
         Message::Who => "who are you?".to_owned(),

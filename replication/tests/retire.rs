@@ -334,3 +334,63 @@ fn r9_a_start_that_was_ended_writes_nothing() {
     let refused = format!("{:?}", released.replies);
     assert!(refused.contains("Elsewhere"), "{refused}");
 }
+
+/// What a node alone had is written again by others where it is a replica no more.
+#[test]
+fn r9_what_only_a_copy_knew_that_is_not_held_any_more_is_written_again_by_who_holds_it() {
+    let mut group = given_up();
+    group.start(2, "r1", 12);
+    let mut back = group.councils["r1"].record.clone();
+    back.version.number += 1;
+    back.gone.clear();
+    back.nodes = record("r1", 90, &[1, 2], None).nodes;
+    group.councils.get_mut("r1").unwrap().record = back.clone();
+    group.run(1, vec![Event::Placed(Box::new(back))]);
+    group.connect(1, 2);
+    group.connect(2, 3);
+    group.wait(60_000);
+    for number in [1, 3] {
+        let members = View::Set(vec![value("only here")]);
+        assert_eq!(view(&mut group, number, &set()), Some(members), "node {number}");
+        assert_eq!(view(&mut group, number, &counter()), Some(View::Counter(11)));
+    }
+    let given_up = group.nodes[&2].core.engine();
+    assert_eq!(given_up.shards().count(), 0);
+    assert_eq!(given_up.notes("unknown/").unwrap(), [], "nothing is left to hand on");
+    let written = group.nodes[&1].core.engine().sequence(SHARD, Origin(1));
+    group.wait(60_000);
+    assert_eq!(group.nodes[&1].core.engine().sequence(SHARD, Origin(1)), written, "once");
+}
+
+/// Its council admits it again before it has noticed that its start had ended.
+#[test]
+fn r9_who_was_given_up_and_is_admitted_again_is_not_believed_about_its_ended_start() {
+    let mut group = away();
+    group.disconnect(1, 3);
+    give_up(&mut group);
+    group.wait(5_000);
+    assert!(group.councils["r1"].record.ends.contains_key(&Origin(2)), "agreed on in r1");
+    let mut back = group.councils["r1"].record.clone();
+    back.version.number += 1;
+    back.gone.clear();
+    let admitted = record("r1", 90, &[1, 2], None);
+    (back.nodes, back.slots) = (admitted.nodes, admitted.slots);
+    group.councils.get_mut("r1").unwrap().record = back.clone();
+    group.run(1, vec![Event::Placed(Box::new(back))]);
+    group.connect(1, 2);
+    group.wait(3_000);
+    let vector = group.nodes[&1].core.engine().vector(SHARD);
+    assert!(vector.is_retired(Origin(2)) || vector.sequence(Origin(2)) == 2, "{vector:?}");
+    group.connect(1, 3);
+    group.connect(2, 3);
+    group.wait(10_000);
+    group.start(2, "r1", 12);
+    group.connect(1, 2);
+    group.connect(2, 3);
+    group.wait(60_000);
+    for number in 1..=3 {
+        assert!(group.nodes[&number].core.engine().is_retired(Origin(2)), "node {number}");
+        assert_eq!(view(&mut group, number, &counter()), Some(View::Counter(11)));
+    }
+    assert_equal(&mut group);
+}

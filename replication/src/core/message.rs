@@ -118,6 +118,20 @@ pub enum Message {
     Answered(Vec<Want>),
     /// A request met a trimmed log: ask for the state of this shard.
     Trimmed(ShardId),
+    /// A copy was given up that alone had these: write them again.
+    Unknown {
+        /// The shard.
+        shard: ShardId,
+        /// Encoded operations, in order, beyond the ends of their retired origins.
+        operations: Vec<Bytes>,
+    },
+    /// They are written again, durably.
+    Rewritten {
+        /// The shard.
+        shard: ShardId,
+        /// Their old names.
+        dots: Vec<Dot>,
+    },
     /// The newest record that I know of each region.
     Records(Vec<(String, Version)>),
     /// The same of regions where you know an older one.

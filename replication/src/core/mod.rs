@@ -25,6 +25,7 @@ mod roll;
 mod state;
 mod status;
 mod sync;
+mod unknown;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};

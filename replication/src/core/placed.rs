@@ -103,9 +103,10 @@ impl Core {
     }
 
     /// Whether a peer's word on what it closed, chosen by a record of this region, counts the
-    /// shards that this node receives.
+    /// shards that this node receives: a newer one than it knows may have moved some elsewhere.
     pub(super) fn counts_all(&self, record: Version) -> bool {
-        record >= self.placed.receiving_since
+        let known = self.placement.region(&self.me.region).map(|known| known.version);
+        record >= self.placed.receiving_since && record <= known.unwrap_or_default()
     }
 
     /// The record of a peer's region that is known here.
@@ -235,6 +236,14 @@ impl Core {
         wanted
     }
 
+    /// The epochs of the sets of the slots that this node receives.
+    pub(super) fn own_epochs(&self) -> BTreeMap<u16, u64> {
+        let record = self.placement.region(&self.me.region);
+        let sets = record.into_iter().flat_map(|record| (0..).zip(&record.slots));
+        let mine = sets.filter(|(_, set)| set.receives(self.me.node));
+        mine.map(|(slot, set)| (slot, set.epoch)).collect()
+    }
+
     /// Goes on with moves of this node's replicas; at every tick.
     pub(super) fn tick_placement(&mut self) {
         self.follow();
@@ -315,6 +324,10 @@ impl Core {
         };
         for shard in self.engine.shards().filter(gone).collect::<Vec<_>>() {
             tracing::info!(%shard, "given up: the recorded replicas have it");
+            if !self.engine.is_whole(shard) {
+                self.keep_unknown(shard);
+                self.ends.stale.remove(&shard);
+            }
             self.drop_copy(shard);
         }
     }

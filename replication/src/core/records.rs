@@ -13,7 +13,7 @@
 //! 3. What is lost is made up for: an answer that does not come, at the next tick; a version that
 //!    was not told, with the next ping.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use atoll_store::dot::Millis;
 
@@ -42,7 +42,7 @@ impl Core {
             return;
         }
         let (region, own) = (record.region.clone(), record.region == self.me.region);
-        let before = if own { self.own_slots() } else { BTreeSet::new() };
+        let before = self.own_epochs();
         let version = record.version;
         let body = postcard::to_stdvec(&record).expect("a record encodes to memory");
         if !self.placement.take(record) {
@@ -50,7 +50,10 @@ impl Core {
         }
         self.engine.put_note(&format!("placement/{region}"), &body);
         self.forget_routes();
-        if own && !self.own_slots().is_subset(&before) {
+        // Of a slot whose set has changed more than once, others may have known sets without it.
+        let follows =
+            |(slot, epoch): (&u16, &u64)| before.get(slot).is_some_and(|known| *epoch <= known + 1);
+        if own && !self.own_epochs().iter().all(follows) {
             // Clocks that were closed with fewer shards say nothing of the others.
             self.placed.receiving_since = version;
             self.closed.clear();

@@ -49,6 +49,8 @@ pub(super) struct Ends {
     pub(super) stale: BTreeSet<ShardId>,
     /// Notes of operations that only this node knew.
     pub(super) unknown: BTreeMap<String, Bytes>,
+    /// When some of a shard were last handed on.
+    pub(super) handed: BTreeMap<ShardId, Millis>,
 }
 
 impl Core {

@@ -87,6 +87,8 @@ impl Core {
             Message::Request(wants) => self.answer(peer, wants),
             Message::Answered(wants) => self.answered(peer, wants),
             Message::Trimmed(shard) => self.ask_state(peer, shard),
+            Message::Unknown { shard, operations } => self.rewrite(peer, shard, operations),
+            Message::Rewritten { shard, dots } => self.rewritten(shard, dots),
             Message::StateRequest { shard, transfer, number } => {
                 self.send_chunk(peer, shard, transfer, number);
             }
