@@ -116,8 +116,8 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
     let next = AtomicU64::new(0);
     let caught = Mutex::new(BTreeMap::new());
     Mutant::switch(Some(mutant));
-    // What concerns placement shows only where nodes come and go.
-    let placed = mutant.rule() == Some("R12");
+    // What concerns placement and what is retired shows only where nodes come and go.
+    let placed = matches!(mutant.rule(), Some("R9" | "R12"));
     let run: Run = if placed { simulator::run_councils } else { simulator::run };
     std::thread::scope(|scope| {
         for _ in 0..effort.threads.max(1) {

@@ -1,6 +1,7 @@
 //! Simulated clusters, a bounded set of seeds: `cargo sim` runs more.
 
-use jepsen::simulator::{Coverage, Outcome, REGRESSIONS, replacements, run, run_councils};
+use jepsen::simulator::{COUNCIL_REGRESSIONS, Coverage, Outcome, REGRESSIONS};
+use jepsen::simulator::{replacements, run, run_councils};
 
 /// Seeds of an ordinary run.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=60;
@@ -44,7 +45,6 @@ fn chaos_ends_in_equal_copies_that_lost_nothing() {
     }
 }
 
-/// Not all seeds pass yet: docs/testing.md says what is open.
 #[test]
 fn nodes_come_and_go_and_nothing_is_lost() {
     let seeds: Vec<_> = (4..=9).map(|seed| (seed, None)).collect();
@@ -66,8 +66,9 @@ fn r9_replaced_pods_leave_nothing_that_grows() {
 
 #[test]
 fn seeds_that_failed_once_pass() {
-    let seeds: Vec<_> = REGRESSIONS.iter().map(|(seed, name)| (*seed, Some(*name))).collect();
-    run_all(run, &seeds);
+    let named = |(seed, name): &(u64, &'static str)| (*seed, Some(*name));
+    run_all(run, &REGRESSIONS.iter().map(named).collect::<Vec<_>>());
+    run_all(run_councils, &COUNCIL_REGRESSIONS.iter().map(named).collect::<Vec<_>>());
 }
 
 #[test]

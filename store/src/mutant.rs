@@ -55,6 +55,10 @@ pub enum Mutant {
     JoinUncaught,
     /// A copy is given up before the recorded replicas have what it has.
     DropEarly,
+    /// An origin is retired as soon as one region has all of it.
+    RetireEarly,
+    /// An end is agreed on without the replicas that have not told what they have.
+    EndUnheard,
 }
 
 impl Mutant {
@@ -80,6 +84,8 @@ impl Mutant {
         Mutant::ExpireSilently,
         Mutant::JoinUncaught,
         Mutant::DropEarly,
+        Mutant::RetireEarly,
+        Mutant::EndUnheard,
     ];
 
     /// Its name on command lines and in reports.
@@ -119,6 +125,8 @@ impl Mutant {
             Mutant::ExpireSilently => ("expire-silently", Some("R11")),
             Mutant::JoinUncaught => ("join-uncaught", Some("R12")),
             Mutant::DropEarly => ("drop-early", Some("R12")),
+            Mutant::RetireEarly => ("retire-early", Some("R9")),
+            Mutant::EndUnheard => ("end-unheard", Some("R9")),
         }
     }
 

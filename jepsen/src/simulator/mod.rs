@@ -77,6 +77,22 @@ pub const REGRESSIONS: &[(u64, &str)] = &[
     (1023, "pn-counter"),
 ];
 
+/// The same, of worlds with councils.
+pub const COUNCIL_REGRESSIONS: &[(u64, &str)] = &[
+    // Another region went on suspecting a node whose own region had started and counted anew.
+    (128, "mv-register"),
+    // A stale copy was dropped though no peer had all of it; and a node that was given up and came
+    // back was believed about its ended start.
+    (179, "session"),
+    // A state was taken before the earlier copy was swept, and went with it.
+    (457, "pubsub"),
+    (483, "pn-counter"),
+    // What only a copy knew that was given up for good was not handed on.
+    (628, "pubsub"),
+    // A clock was closed by the word of who counted other shards.
+    (638, "session"),
+];
+
 /// What a run came to.
 #[derive(Debug)]
 pub struct Outcome {
