@@ -65,7 +65,7 @@ async fn wrong_requests_are_named_problems() {
         ("GET", "/v1/counters/A/b", "", 400, "bad-request"),
         ("GET", "/v1/counters/a/%zz", "", 400, "bad-request"),
         ("GET", "/v1/counters/a/b?consistency=most", "", 400, "bad-request"),
-        ("GET", "/v1/counters/a/b?consistency=all", "", 501, "not-implemented"),
+        ("GET", "/v1/counters/a?consistency=all", "", 501, "not-implemented"),
         ("GET", "/v1/counters/a/b?timeout=30001", "", 400, "bad-request"),
         ("GET", "/v1/counters/a/b?ttl=1", "", 400, "bad-request"),
         ("GET", "/v1/counters/a?limit=1001", "", 400, "bad-request"),

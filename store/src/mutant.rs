@@ -55,6 +55,10 @@ pub enum Mutant {
     JoinUncaught,
     /// A copy is given up before the recorded replicas have what it has.
     DropEarly,
+    /// A read at a level answers what it found, whoever lacks it.
+    RepairLost,
+    /// A level counts the replicas that can be reached instead of the recorded ones.
+    CountLive,
 }
 
 impl Mutant {
@@ -80,6 +84,8 @@ impl Mutant {
         Mutant::ExpireSilently,
         Mutant::JoinUncaught,
         Mutant::DropEarly,
+        Mutant::RepairLost,
+        Mutant::CountLive,
     ];
 
     /// Its name on command lines and in reports.
@@ -119,6 +125,8 @@ impl Mutant {
             Mutant::ExpireSilently => ("expire-silently", Some("R11")),
             Mutant::JoinUncaught => ("join-uncaught", Some("R12")),
             Mutant::DropEarly => ("drop-early", Some("R12")),
+            Mutant::RepairLost => ("repair-lost", None),
+            Mutant::CountLive => ("count-live", Some("R12")),
         }
     }
 

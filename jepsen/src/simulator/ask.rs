@@ -9,6 +9,7 @@ use atoll::http::json;
 use atoll::http::limits::Limits;
 use atoll::http::problem::{Code, Problem};
 use atoll::http::render;
+use atoll::node::Demand;
 use atoll::node::{Changed, Node, Record as NodeRecord};
 use atoll::node::{ReadError, WriteError, Written};
 use atoll_store::command::Change;
@@ -55,7 +56,7 @@ pub(super) fn ask(node: &Node, request: &Request) -> Pending {
         }
         Request::Write { entity, .. } => match parse(request) {
             Ok(change) => {
-                let write = async move { node.write(vec![change]).await };
+                let write = async move { node.write(vec![change], Demand::default()).await };
                 Pending::Write(key(entity), Box::pin(write))
             }
             Err(problem) => Pending::Done(refused(&problem)),
@@ -67,7 +68,7 @@ pub(super) fn ask(node: &Node, request: &Request) -> Pending {
 /// One change, as noise: its answer matters to nobody.
 pub(super) fn write(node: &Node, change: Change) -> Pending {
     let (node, key) = (node.clone(), change.key.clone());
-    Pending::Write(key, Box::pin(async move { node.write(vec![change]).await }))
+    Pending::Write(key, Box::pin(async move { node.write(vec![change], Demand::default()).await }))
 }
 
 impl Pending {
