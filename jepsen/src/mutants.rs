@@ -105,6 +105,7 @@ pub fn workload(mutant: Mutant) -> &'static str {
         Mutant::ResumeOffByOne => "pubsub",
         Mutant::SplitUpdate => "map",
         Mutant::TrimEarly | Mutant::ServeDamaged => "session",
+        Mutant::RepairLost | Mutant::CountLive => "levels",
         _ => "g-set",
     };
     let found = workloads::ALL.iter().find(|(name, _)| *name == best);
@@ -117,7 +118,7 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
     let caught = Mutex::new(BTreeMap::new());
     Mutant::switch(Some(mutant));
     // What concerns placement shows only where nodes come and go.
-    let placed = mutant.rule() == Some("R12");
+    let placed = mutant.rule() == Some("R12") || workload == "levels";
     let run: Run = if placed { simulator::run_councils } else { simulator::run };
     std::thread::scope(|scope| {
         for _ in 0..effort.threads.max(1) {
