@@ -345,6 +345,7 @@ impl From<ReadError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn body(problem: &Problem) -> serde_json::Value {
         let mut out = Vec::new();
@@ -369,10 +370,36 @@ mod tests {
     fn what_is_retryable_says_when() {
         for code in Code::ALL {
             let response = Problem::new(*code, "x").into_response();
-            let retryable = body(&Problem::new(*code, "x"))["retryable"] == true;
+            let json = body(&Problem::new(*code, "x"));
+            assert_eq!(json["outcome"], "not-applied");
+            let retryable = json["retryable"] == true;
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), retryable);
             assert_eq!(response.status().as_u16(), code.status());
         }
+    }
+
+    #[test]
+    fn a_level_that_was_not_met_says_who_has_it() {
+        let count = |did| -> BTreeMap<String, (usize, usize)> {
+            [("eu".to_owned(), (did, 3)), ("us".to_owned(), (0, 1))].into()
+        };
+        let json = body(&Problem::from(WriteError::Unmet(Unmet::NotEnough(count(1)))));
+        assert_eq!(
+            (&json["code"], &json["retryable"]),
+            (&"not-enough-replicas".into(), &true.into())
+        );
+        assert_eq!(json["outcome"], "not-applied");
+        assert_eq!(json["reachable"], serde_json::json!({"eu": 1, "us": 0}));
+        assert_eq!(json["recorded"], serde_json::json!({"eu": 3, "us": 1}));
+        let late = || Problem::from(WriteError::Unmet(Unmet::Late(count(2))));
+        for keyed in [false, true] {
+            let json = body(&late().repeatable(keyed));
+            assert_eq!((&json["outcome"], &json["retryable"]), (&"applied".into(), &keyed.into()));
+            assert_eq!(json["acknowledged"], serde_json::json!({"eu": 2, "us": 0}));
+        }
+        let json = body(&Problem::from(ReadError::Unmet(Unmet::Late(count(2)))));
+        assert_eq!((&json["outcome"], &json["status"]), (&"not-applied".into(), &504.into()));
+        assert_eq!(json["retryable"], true);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Operations: `add` with `[level, element]` (each element once), `read` and `final-read` with a
 //! level, answered with an array. Who did it is `region-number`. Acts of the nemesis that count:
 //! `formed` (every node knows the replicas of every region; nothing is judged before), and `lose`
-//! with `{"region", "of"}`: a disk was lost, or a replica given up, where sets have so many.
+//! with `{"region", "of"}`: a disk was lost, or a replica given up, where sets have so many. Where
+//! `formed` names no regions nobody tells that: then every fault of a disk may be a majority's.
 //! 1. An element whose add was acknowledged before a read began is in it, where the level of the
 //!    add and that of the read have a replica in common.
 //! 2. The same of an element that an earlier read showed, at the level of that read.
@@ -18,6 +19,10 @@ use crate::history::{History, Pair, Process, Type};
 
 /// What is lost is told a little later than it happens: in nanoseconds.
 const TOLD_LATE: u64 = 200_000_000;
+
+/// Faults that lose what is on a disk, or who holds it, as real runs name them.
+const OF_DISKS: [&str; 7] =
+    ["restore", "corrupt", "truncate", "replace", "replace-node", "leave", "full-disk"];
 
 /// Judges a history of adds and reads at levels.
 pub fn check(history: &History) -> Verdict {
@@ -97,6 +102,8 @@ fn have_common(earlier: &Known<'_>, later: &Known<'_>) -> bool {
 struct Losses {
     /// The line from which on all is judged.
     formed: Option<u64>,
+    /// Losses are told one by one.
+    told: bool,
     /// Times by region, with how many of a set may be lost at once.
     by_region: BTreeMap<String, Vec<(u64, u64)>>,
 }
@@ -106,7 +113,12 @@ impl Losses {
         let mut losses = Losses::default();
         for op in history.ops().iter().filter(|op| op.process == Process::Nemesis) {
             match op.f.as_str() {
-                "formed" => losses.formed = losses.formed.or(Some(op.index)),
+                "formed" if losses.formed.is_none() => {
+                    (losses.formed, losses.told) = (Some(op.index), op.value.is_array());
+                }
+                fault if !losses.told && OF_DISKS.contains(&fault) => {
+                    losses.by_region.entry(String::new()).or_default().push((op.time, 0));
+                }
                 "lose" => {
                     let region = op.value["region"].as_str().unwrap_or_default().to_owned();
                     let minority = op.value["of"].as_u64().unwrap_or(0).saturating_sub(1) / 2;
@@ -123,7 +135,7 @@ impl Losses {
         let from = earlier.pair.invoke.time;
         let to = later.pair.end.map_or(u64::MAX, |end| end.time.saturating_add(TOLD_LATE));
         let local = [&earlier.level, &later.level].into_iter().all(|l| l == "local_quorum");
-        let counts = |region: &str| !local || region == later.region;
+        let counts = |region: &str| !local || region.is_empty() || region == later.region;
         self.by_region.iter().filter(|(region, _)| counts(region)).any(|(_, losses)| {
             let within = losses.iter().filter(|(time, _)| (from..=to).contains(time));
             let most = within.clone().map(|(_, minority)| *minority).min().unwrap_or(u64::MAX);
@@ -158,7 +170,7 @@ mod tests {
     }
 
     fn violations(parts: &[Vec<Line<'_>>]) -> usize {
-        let mut lines = vec![Line::Nemesis(0, "formed", Value::Null)];
+        let mut lines = vec![Line::Nemesis(0, "formed", json!(["eu", "us"]))];
         lines.extend(parts.concat());
         check(&timed(&lines)).violations.len()
     }
@@ -234,5 +246,12 @@ mod tests {
             ];
             assert_eq!(violations(&parts), expected, "{times} of {of}");
         }
+        let lines = [
+            vec![Line::Nemesis(0, "formed", Value::Null)],
+            add("quorum", "eu-1", true),
+            vec![Line::Nemesis(25, "restore", json!({"phase": "begin"}))],
+            read(30, "quorum", "us-1", json!([])),
+        ];
+        assert_eq!(check(&timed(&lines.concat())).violations.len(), 0, "nobody tells whose");
     }
 }
