@@ -233,16 +233,7 @@ impl Script {
                 };
                 self.event(node(1), Event::Write(1, vec![asked], Demand::default()), true);
             }
-            "write-at" | "read-at" => {
-                let level = Level::parse(words[2]).unwrap();
-                let demand = Demand { level, timeout_ms: 2_000 };
-                let at = key(Kind::Sets, words[3]);
-                let event = match words.get(4) {
-                    Some(member) => Event::Write(1, vec![change(&at, add(member))], demand),
-                    None => Event::Read(1, at, demand),
-                };
-                self.event(node(1), event, true);
-            }
+            "write-at" | "read-at" => self.event(node(1), at_level(&words), true),
             "deliver" => self.deliver(node(1), node(2), true),
             "drop" => {
                 self.group.take(node(1), node(2));
@@ -315,6 +306,16 @@ impl Script {
 
 fn numbers(set: &str) -> Vec<u8> {
     set.split(',').map(|number| number.parse().unwrap()).collect()
+}
+
+/// A write or a read at a level.
+fn at_level(words: &[&str]) -> Event {
+    let demand = Demand { level: Level::parse(words[2]).unwrap(), timeout_ms: 2_000 };
+    let at = key(Kind::Sets, words[3]);
+    match words.get(4) {
+        Some(member) => Event::Write(1, vec![change(&at, add(member))], demand),
+        None => Event::Read(1, at, demand),
+    }
 }
 
 /// Each line of a script with what came out of it, and the end.
