@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariants:
-//! 1. (R12) A peer's acknowledgement counts if the set of which it says to be a replica is not newer
-//!    than the one known here: else whoever joins that newer set may have asked it before.
+//! 1. (R12) A peer's acknowledgement counts if the set of which it says to be a replica is not
+//!    newer than the one known here: else whoever joins that newer set may have asked it before.
 //! 2. What counts is what was acknowledged on the present connection: a peer that comes back may
 //!    have lost its disk.
 //! 3. An acknowledgement wakes who waits for it in the step that takes it; time is looked at only
@@ -125,7 +125,8 @@ impl Waits {
 }
 
 impl Core {
-    /// Whether this node alone is enough for a level. Refuses what cannot be reached, or waited for.
+    /// Whether this node alone is enough for a level. Refuses what cannot be reached, or waited
+    /// for.
     pub(super) fn is_enough(&self, shard: ShardId, level: Level) -> Result<bool, Unmet> {
         if level == Level::One {
             return Ok(true);
