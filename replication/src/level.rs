@@ -138,8 +138,11 @@ mod tests {
         ids.iter().map(|id| NodeId([*id; 16])).collect()
     }
 
-    fn sets(regions: &[(&'static str, &[u8], Option<&[u8]>)]) -> Sets<'static> {
-        let one = |(name, current, next): &(&'static str, &[u8], Option<&[u8]>)| {
+    /// A region, its current set and its next one.
+    type Region<'a> = (&'static str, &'a [u8], Option<&'a [u8]>);
+
+    fn sets(regions: &[Region<'_>]) -> Sets<'static> {
+        let one = |(name, current, next): &Region<'_>| {
             let replicas =
                 Replicas { epoch: 1, current: set(current), next: next.map(set), struck: 0 };
             (*name, Cow::Owned(replicas))
@@ -190,8 +193,7 @@ mod tests {
     /// every quorum after it: of the old set at least half, rounded up, have heard of it.
     #[test]
     fn quorums_meet_across_a_move_that_one_of_them_did_not_hear_of() {
-        let others: &[(&'static str, &[u8], Option<&[u8]>)] =
-            &[("b", &[4, 5, 6], None), ("c", &[7, 8, 9], None)];
+        let others: &[Region<'_>] = &[("b", &[4, 5, 6], None), ("c", &[7, 8, 9], None)];
         let of = |first: &'static [u8]| sets(&[&[("a", first, None)], others].concat());
         let (before, after) = (of(&[1, 2, 3]), of(&[10, 2, 3]));
         let met = |sets: &Sets<'_>, bits: u16| {
