@@ -105,6 +105,7 @@ pub fn workload(mutant: Mutant) -> &'static str {
         Mutant::ResumeOffByOne => "pubsub",
         Mutant::SplitUpdate => "map",
         Mutant::TrimEarly | Mutant::ServeDamaged => "session",
+        Mutant::RepairLost | Mutant::CountLive => "levels",
         _ => "g-set",
     };
     let found = workloads::ALL.iter().find(|(name, _)| *name == best);
@@ -116,8 +117,8 @@ pub fn hunt(mutant: Mutant, workload: &'static str, effort: Effort) -> Hunt {
     let next = AtomicU64::new(0);
     let caught = Mutex::new(BTreeMap::new());
     Mutant::switch(Some(mutant));
-    // What concerns placement and what is retired shows only where nodes come and go.
-    let placed = matches!(mutant.rule(), Some("R9" | "R12"));
+    // What concerns placement, what is retired and levels shows only where nodes come and go.
+    let placed = matches!(mutant.rule(), Some("R9" | "R12")) || workload == "levels";
     let run: Run = if placed { simulator::run_councils } else { simulator::run };
     std::thread::scope(|scope| {
         for _ in 0..effort.threads.max(1) {

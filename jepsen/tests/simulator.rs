@@ -55,6 +55,15 @@ fn nodes_come_and_go_and_nothing_is_lost() {
 }
 
 #[test]
+fn levels_hold_while_replicas_move_and_regions_are_cut_off() {
+    let seeds: Vec<_> = (1..=4).map(|seed| (seed, Some("levels"))).collect();
+    let coverage = run_all(run_councils, &seeds);
+    for what in ["too few replicas could be reached", "replica caught up", "partition"] {
+        assert!(coverage.0.contains_key(what), "never happened: {what}");
+    }
+}
+
+#[test]
 fn r9_replaced_pods_leave_nothing_that_grows() {
     let looks = replacements(40);
     let (early, last) = (looks[10], looks[looks.len() - 1]);

@@ -4,5 +4,6 @@
 
 pub mod core;
 pub mod driver;
+pub mod level;
 pub mod placement;
 pub mod transport;

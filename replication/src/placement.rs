@@ -50,6 +50,9 @@ pub struct Replicas {
     pub current: BTreeSet<NodeId>,
     /// During a move: those who will hold it. Who is not current catches up.
     pub next: Option<BTreeSet<NodeId>>,
+    /// So many were struck out of the current set, and nobody has taken their places yet: what
+    /// they acknowledged may be on fewer than a majority of those left.
+    pub struck: usize,
 }
 
 impl Replicas {
@@ -70,11 +73,26 @@ impl Replicas {
     }
 
     /// Whether those who did something are a majority of the recorded set, and, during a move, of
-    /// the next one too (R12).
+    /// the next one too (R12). Who was struck out counts as a replica that did not, as far as
+    /// those left can make up for it.
     pub fn is_majority(&self, did: impl Fn(NodeId) -> bool) -> bool {
-        let most =
-            |set: &BTreeSet<NodeId>| set.iter().filter(|node| did(**node)).count() * 2 > set.len();
-        most(&self.current) && self.next.as_ref().is_none_or(most)
+        let most = |set: &BTreeSet<NodeId>, struck: usize| {
+            let enough = ((set.len() + struck) / 2 + 1).min(set.len());
+            !set.is_empty() && set.iter().filter(|node| did(**node)).count() >= enough
+        };
+        let next = |next: &BTreeSet<NodeId>| most(next, self.struck_after(next));
+        most(&self.current, self.struck) && self.next.as_ref().is_none_or(next)
+    }
+
+    /// How many of the current replicas who joins must catch up with: so many that every majority
+    /// has one of them, also one of before somebody was struck out.
+    pub fn enough_to_join(&self) -> usize {
+        (self.current.len() + self.struck).div_ceil(2).min(self.current.len())
+    }
+
+    /// How many places are left empty when this becomes the current set.
+    pub fn struck_after(&self, next: &BTreeSet<NodeId>) -> usize {
+        (self.current.len() + self.struck).saturating_sub(next.len())
     }
 }
 
@@ -237,7 +255,7 @@ mod tests {
     #[test]
     fn r12_a_quorum_counts_the_recorded_set_and_both_during_a_move() {
         let did = |ids: &'static [u8]| move |node: NodeId| ids.contains(&node.0[0]);
-        let mut replicas = Replicas { epoch: 1, current: set(&[1, 2, 3]), next: None };
+        let mut replicas = Replicas { epoch: 1, current: set(&[1, 2, 3]), next: None, struck: 0 };
         assert!(replicas.is_majority(did(&[1, 2])));
         assert!(!replicas.is_majority(did(&[1, 4, 5])), "others do not count");
         replicas.next = Some(set(&[3, 4, 5]));
@@ -246,6 +264,45 @@ mod tests {
         assert!(replicas.is_majority(did(&[2, 3, 4])));
         assert!(replicas.receives(NodeId([4; 16])) && !replicas.counts(NodeId([4; 16])));
         assert_eq!(replicas.all().count(), 5);
+    }
+
+    /// However replicas are struck out and replaced: what a majority had, every later majority
+    /// finds, as long as less than a majority was lost.
+    #[test]
+    fn r12_majorities_meet_though_replicas_were_struck_out() {
+        let check = |size: u8, struck: &[u8]| {
+            let all: Vec<u8> = (1..=size).collect();
+            let whole = Replicas { epoch: 1, current: set(&all), next: None, struck: 0 };
+            let among = |nodes: &BTreeSet<NodeId>, bits: u16| {
+                nodes.iter().filter(|n| bits >> n.0[0] & 1 == 1).copied().collect::<BTreeSet<_>>()
+            };
+            for bits in 0..1 << (size + 1) {
+                let mut have = among(&whole.current, bits);
+                if !whole.is_majority(|node| have.contains(&node)) {
+                    continue;
+                }
+                let mut now = whole.clone();
+                now.current.retain(|node| !struck.contains(&node.0[0]));
+                now.struck = struck.len();
+                for (joins, _) in (size + 1..).zip(struck) {
+                    // Who joins has what those had that it caught up with, the worst choice.
+                    let lacks = now.current.difference(&have).count();
+                    if lacks < now.enough_to_join() {
+                        have.insert(NodeId([joins; 16]));
+                    }
+                    let mut next = now.current.clone();
+                    next.insert(NodeId([joins; 16]));
+                    now.struck = now.struck_after(&next);
+                    now.current = next;
+                    let lacking = |node: NodeId| !have.contains(&node);
+                    assert!(!now.is_majority(lacking), "{size} without {struck:?}: {have:?}");
+                }
+            }
+        };
+        check(3, &[1]);
+        check(4, &[1]);
+        check(5, &[1]);
+        check(5, &[1, 2]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! start <node> <region> <origin>     starts a node on its disk, or on a new one
 //! connect | disconnect <node> <node>
 //! write <node> <set> add|remove <member> [key]
+//! write-at | read-at <node> <level> <set> [<member>]
 //! deliver | drop <from> <to>         what is under way
 //! record <node> <region> <number> <nodes> [<next nodes>]   a council's record, told to a node
 //! forge <node> <set> <sequence> add <member> | remove <member> <sequence>   of origin 99
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use atoll_replication::core::Event;
 use atoll_replication::core::message::{Message, Vectors};
 use atoll_replication::core::{Reply, Written};
+use atoll_replication::level::{Demand, Level};
 use atoll_replication::placement::Version;
 use atoll_store::backend::memory::Snapshot;
 use atoll_store::command::View;
@@ -72,9 +74,16 @@ fn text(message: &Message) -> String {
             format!("operations{how} {}{relay}", all.join(" "))
         }
         Message::Acknowledge(seen) => {
-            let each = seen.iter().flat_map(|(_, origins)| origins);
+            let each = seen.iter().flat_map(|seen| &seen.sequences);
             let each: Vec<String> = each.map(|(o, seq)| format!("{}:{seq}", o.0)).collect();
-            format!("durable {}", each.join(" "))
+            let counts = seen.iter().all(|seen| seen.standing.is_some());
+            let counts = if counts { "" } else { ", does not count" };
+            format!("durable {}{counts}", each.join(" "))
+        }
+        Message::Await { dot, .. } => format!("waits for {}:{}", dot.origin.0, dot.sequence),
+        Message::Ask { vector: at, .. } => format!("what do you have? I have {}", vector(at)),
+        Message::Told { standing, vector: at, .. } => {
+            format!("counts in set {standing}, has {}", vector(at))
         }
         Message::Vectors(told) => {
             let Vectors { number, whole, issued, shards, .. } = &**told;
@@ -129,6 +138,10 @@ fn text(message: &Message) -> String {
 impl Script {
     fn released(&mut self, number: u8, released: &Released) {
         for (_, reply) in &released.replies {
+            if let Reply::Read(Ok(image)) = reply {
+                let shown = image.view(Kind::Sets, self.group.now);
+                writeln!(self.out, "{number} shows: {shown:?}").unwrap();
+            }
             let Reply::Written(written) = reply else { continue };
             let answer = match &written[0] {
                 Ok(Written { replayed: true, .. }) => "done before".to_owned(),
@@ -218,8 +231,9 @@ impl Script {
                     Some(hash) => keyed(&at, command, hash.parse().unwrap()),
                     None => change(&at, command),
                 };
-                self.event(node(1), Event::Write(1, vec![asked]), true);
+                self.event(node(1), Event::Write(1, vec![asked], Demand::default()), true);
             }
+            "write-at" | "read-at" => self.event(node(1), at_level(&words), true),
             "deliver" => self.deliver(node(1), node(2), true),
             "drop" => {
                 self.group.take(node(1), node(2));
@@ -292,6 +306,16 @@ impl Script {
 
 fn numbers(set: &str) -> Vec<u8> {
     set.split(',').map(|number| number.parse().unwrap()).collect()
+}
+
+/// A write or a read at a level.
+fn at_level(words: &[&str]) -> Event {
+    let demand = Demand { level: Level::parse(words[2]).unwrap(), timeout_ms: 2_000 };
+    let at = key(Kind::Sets, words[3]);
+    match words.get(4) {
+        Some(member) => Event::Write(1, vec![change(&at, add(member))], demand),
+        None => Event::Read(1, at, demand),
+    }
 }
 
 /// Each line of a script with what came out of it, and the end.

@@ -6,6 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use atoll_replication::core::Event;
+use atoll_replication::level::Demand;
 use atoll_store::command::{Command, View};
 use atoll_store::dot::Origin;
 use atoll_store::log::RETIRED;
@@ -17,7 +18,7 @@ use common::{add, change, key, node_id, plus, record, remove, value};
 const SHARD: ShardId = ShardId { placement: 0, slot: 0 };
 
 fn write(group: &mut Group, number: u8, key: &EntityKey, command: Command) {
-    group.run(number, vec![Event::Write(1, vec![change(key, command)])]);
+    group.run(number, vec![Event::Write(1, vec![change(key, command)], Demand::default())]);
 }
 
 fn set() -> EntityKey {
@@ -330,7 +331,8 @@ fn r9_a_start_that_was_ended_writes_nothing() {
     group.connect(1, 2);
     group.connect(2, 3);
     group.settle();
-    let released = group.run(2, vec![Event::Write(1, vec![change(&set(), add("late"))])]);
+    let released =
+        group.run(2, vec![Event::Write(1, vec![change(&set(), add("late"))], Demand::default())]);
     let refused = format!("{:?}", released.replies);
     assert!(refused.contains("Elsewhere"), "{refused}");
 }

@@ -5,6 +5,7 @@ mod common;
 
 use atoll_replication::core::message::{Message, ShardState, Vectors};
 use atoll_replication::core::{Bounds, Event};
+use atoll_replication::level::Demand;
 use atoll_replication::placement::Version;
 use atoll_store::command::{Command, Refusal, View};
 use atoll_store::dot::{Dot, Hlc, Origin};
@@ -39,7 +40,7 @@ fn members(group: &mut Group, number: u8) -> Vec<String> {
 }
 
 fn write(group: &mut Group, number: u8, change: atoll_store::command::Change) {
-    group.run(number, vec![Event::Write(1, vec![change])]);
+    group.run(number, vec![Event::Write(1, vec![change], Demand::default())]);
 }
 
 fn digest(group: &Group, number: u8) -> Option<u128> {
@@ -68,7 +69,7 @@ fn r1_nothing_is_sent_or_answered_before_the_commit() {
     let mut group = Group::connected(2);
     let now = group.now;
     let node = group.nodes.get_mut(&1).unwrap();
-    node.step(now, vec![Event::Write(1, vec![change(&set(), add("x"))])]);
+    node.step(now, vec![Event::Write(1, vec![change(&set(), add("x"))], Demand::default())]);
     node.write_out();
     node.memory.crash();
     let memory = node.memory.clone();
@@ -311,7 +312,7 @@ fn r12_a_node_serves_what_is_recorded_for_its_disk_and_for_no_other() {
     group.council = true;
     group.start(1, "r1", 1);
     let refused = |group: &mut Group| {
-        let event = Event::Write(1, vec![change(&set(), add("x"))]);
+        let event = Event::Write(1, vec![change(&set(), add("x"))], Demand::default());
         format!("{:?}", group.run(1, vec![event]).replies).contains("Elsewhere")
     };
     assert!(refused(&mut group), "nothing is recorded");
@@ -397,7 +398,7 @@ fn catching_up_costs_about_what_is_missing() {
     assert_eq!(digest(&group, 1), digest(&group, 2));
     assert!(carried < 2 * 500 * 130, "{carried} bytes carried");
     let gone = vec![change(&set(), Command::Delete), change(&set(), remove("none"))];
-    group.run(1, vec![Event::Write(1, gone)]);
+    group.run(1, vec![Event::Write(1, gone, Demand::default())]);
 }
 
 /// What is swept is of the earlier copy: a state that came before would go with it.

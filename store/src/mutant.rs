@@ -59,6 +59,10 @@ pub enum Mutant {
     RetireEarly,
     /// An end is agreed on without the replicas that have not told what they have.
     EndUnheard,
+    /// A read at a level answers what it found, whoever lacks it.
+    RepairLost,
+    /// A level counts the replicas that can be reached instead of the recorded ones.
+    CountLive,
 }
 
 impl Mutant {
@@ -86,6 +90,8 @@ impl Mutant {
         Mutant::DropEarly,
         Mutant::RetireEarly,
         Mutant::EndUnheard,
+        Mutant::RepairLost,
+        Mutant::CountLive,
     ];
 
     /// Its name on command lines and in reports.
@@ -127,6 +133,8 @@ impl Mutant {
             Mutant::DropEarly => ("drop-early", Some("R12")),
             Mutant::RetireEarly => ("retire-early", Some("R9")),
             Mutant::EndUnheard => ("end-unheard", Some("R9")),
+            Mutant::RepairLost => ("repair-lost", None),
+            Mutant::CountLive => ("count-live", Some("R12")),
         }
     }
 

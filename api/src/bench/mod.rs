@@ -12,6 +12,7 @@ mod baseline;
 mod events;
 mod idle;
 mod imports;
+mod levels;
 mod load;
 mod rates;
 mod report;
@@ -51,6 +52,8 @@ enum Name {
     Write,
     /// Durable increments of one counter, against the same
     HotKey,
+    /// Increments at three nodes of a region, acknowledged by two disks, against by one
+    Levels,
     /// Adding to a set of 100,000 members, against adding to small sets
     LargeSet,
     /// From a commit in one region to an event at a subscriber in another, 200 writes a second
@@ -100,6 +103,7 @@ async fn measure(name: Name, plan: &Plan) -> Result<Vec<Row>, Failure> {
         Name::Read => rates::read(plan).await,
         Name::Write => rates::write(plan).await,
         Name::HotKey => rates::hot_key(plan).await,
+        Name::Levels => levels::measure(plan).await,
         Name::LargeSet => rates::large_set(plan).await,
         Name::Event => events::measure(plan).await,
         Name::Import => imports::measure(plan).await,

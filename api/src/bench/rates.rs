@@ -15,11 +15,11 @@ use crate::client::Call;
 
 /// Connections that read, and that write.
 const READERS: usize = 50;
-const WRITERS: usize = 256;
+pub(super) const WRITERS: usize = 256;
 /// Connections that add to sets.
 const ADDERS: usize = 64;
 /// Counters of the write measurement.
-const KEYS: usize = 10_000;
+pub(super) const KEYS: usize = 10_000;
 /// Members of the large set before it is measured.
 const MEMBERS: usize = 100_000;
 /// Members added while measuring: few, so that the large set keeps its size.
@@ -96,7 +96,7 @@ pub(super) async fn large_set(plan: &Plan) -> Result<Vec<Row>, Failure> {
 }
 
 /// A B A B.
-async fn turns(
+pub(super) async fn turns(
     (a, at): (&Load, &Server),
     (b, bt): (&Load, &Server),
 ) -> Result<(Measured, Measured), Failure> {
@@ -105,7 +105,11 @@ async fn turns(
     Ok((first.0.and(second.0), first.1.and(second.1)))
 }
 
-fn row(name: &'static str, measured: &Measured, baseline: Option<(&'static str, f64)>) -> Row {
+pub(super) fn row(
+    name: &'static str,
+    measured: &Measured,
+    baseline: Option<(&'static str, f64)>,
+) -> Row {
     Row {
         name,
         unit: "requests/s",

@@ -30,18 +30,19 @@ impl Server {
         Ok(nodes.remove(0))
     }
 
-    /// A node in each of the regions, next to each other.
+    /// A node in each of the regions, next to each other; several in one that is named so often.
     pub(super) async fn nodes(plan: &Plan, regions: &[&str]) -> Result<Vec<Server>, Failure> {
         let authority = directory()?;
         let addresses: Vec<SocketAddr> = free(regions.len())?;
         let mut servers = Vec::new();
-        for (region, address) in regions.iter().zip(&addresses) {
+        for (place, (region, address)) in regions.iter().zip(&addresses).enumerate() {
             let directory = directory()?;
-            let name = format!("{region}-1");
+            let before = regions[..place].iter().filter(|other| *other == region).count();
+            let name = format!("{region}-{}", before + 1);
             let certificates = directory.path().join("certificates");
             cert::issue(authority.path(), "bench", &certificates, &name)?;
             let mut config = Config::default();
-            config.cluster.founder.clone_from(&name);
+            config.cluster.founder = format!("{region}-1");
             config.node.name = name;
             config.node.region = (*region).into();
             config.node.data = directory.path().join("data");

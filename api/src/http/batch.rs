@@ -10,13 +10,13 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
 use super::change::{Terms, Verb, answer, body_depth, change};
-use super::entities::{json_response, write_levels};
+use super::entities::json_response;
 use super::json::{Json, Member, parse};
 use super::limits::Limits;
 use super::problem::{Code, Problem};
 use super::query::Query;
 use super::{App, address, forward, render, request};
-use crate::node::{Holders, WriteError};
+use crate::node::{Holders, Level, WriteError};
 use atoll_store::command::Change;
 use atoll_store::name::EntityKey;
 use bytes::Bytes;
@@ -28,8 +28,10 @@ use bytes::Bytes;
 #[utoipa::path(
     post, path = "/v1/batch", tag = "entities",
     params(
-        ("consistency" = Option<String>, Query, description = "one or local_quorum"),
-        ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
+        ("consistency" = Option<String>, Query,
+            description = "of each: one, local_quorum (default), quorum, each_quorum, all"),
+        ("timeout" = Option<u64>, Query,
+            description = "milliseconds to wait for replicas, 1-30000, default 2000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entities expire"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "makes the batch safe to repeat"),
@@ -70,7 +72,7 @@ async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem
     request::check_json(&parts.headers)?;
     let key = request::idempotency_key(&parts.headers)?;
     let query = Query::parse(parts.uri.query(), &["consistency", "timeout", "ttl"])?;
-    query.check_level(write_levels(app))?;
+    let demand = forward::within(parts, query.demand(Level::LocalQuorum)?);
     let bytes = request::body(&parts.headers, body, &app.limits).await?;
     let places = |count| forward::places(parts, count);
     let planned = plan(&bytes, key, query.ttl_ms()?, &app.limits, places)?;
@@ -78,7 +80,7 @@ async fn batch(app: &App, parts: &Parts, body: Body) -> Result<Response, Problem
     let here = async {
         match changes.is_empty() {
             true => Vec::new(),
-            false => app.node.write(changes).await,
+            false => app.node.write(changes, demand).await,
         }
     };
     let elsewhere = forward::batch(app, parts, &bytes, away, key.is_some());

@@ -15,11 +15,7 @@ use super::change::{Terms, Verb, answer, body_depth, change, check_method};
 use super::problem::{Code, Problem};
 use super::query::Query;
 use super::{App, address, forward, json, render, request, stream, version};
-use crate::node::{Holders, WriteError};
-
-/// Levels that reads and writes are served at, by a region of one node.
-pub(super) const READ_LEVELS: &[&str] = &["one"];
-pub(super) const WRITE_LEVELS: &[&str] = &["one", "local_quorum"];
+use crate::node::{Demand, Holders, Level, WriteError};
 
 const REGION: HeaderName = HeaderName::from_static("atoll-region");
 const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -36,10 +32,11 @@ const REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
             description = "counters, registers, multi-registers, flags, sets or maps"),
         ("collection" = String, Path, description = "1-64 of [a-z0-9._-]"),
         ("id" = String, Path, description = "1-256 bytes of UTF-8, percent-encoded"),
-        ("consistency" = Option<String>, Query, description = "one"),
-        ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
-        ("state" = Option<bool>, Query,
-            description = "with the CRDT itself as base64, as exports carry it"),
+        ("consistency" = Option<String>, Query,
+            description = "how many recorded replicas are asked, and have what is shown before \
+                it is answered: one (default), local_quorum, quorum, each_quorum, all"),
+        ("timeout" = Option<u64>, Query,
+            description = "milliseconds to wait for them, 1-30000, default 2000"),
         ("state" = Option<bool>, Query,
             description = "with the CRDT itself, in base64, as exports carry it"),
         ("since" = Option<String>, Query, description = "streams: the cursor to resume after"),
@@ -71,8 +68,11 @@ pub(super) async fn get(State(app): State<App>, request: Request) -> Response {
     post, path = "/v1/{kind}/{collection}/{id}", tag = "entities",
     params(
         ("kind" = String, Path), ("collection" = String, Path), ("id" = String, Path),
-        ("consistency" = Option<String>, Query, description = "one or local_quorum"),
-        ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
+        ("consistency" = Option<String>, Query,
+            description = "how many recorded replicas have it on their disks before it is \
+                answered: one, local_quorum (default), quorum, each_quorum, all"),
+        ("timeout" = Option<u64>, Query,
+            description = "milliseconds to wait for them, 1-30000, default 2000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1-128 visible ASCII; makes the write safe to repeat"),
@@ -101,8 +101,11 @@ pub(super) async fn post(State(app): State<App>, request: Request) -> Response {
     params(
         ("kind" = String, Path, description = "registers, multi-registers or flags"),
         ("collection" = String, Path), ("id" = String, Path),
-        ("consistency" = Option<String>, Query, description = "one or local_quorum"),
-        ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
+        ("consistency" = Option<String>, Query,
+            description = "how many recorded replicas have it on their disks before it is \
+                answered: one, local_quorum (default), quorum, each_quorum, all"),
+        ("timeout" = Option<u64>, Query,
+            description = "milliseconds to wait for them, 1-30000, default 2000"),
         ("ttl" = Option<u64>, Query, description = "seconds until the entity expires"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1-128 visible ASCII; makes the write safe to repeat"),
@@ -129,8 +132,11 @@ pub(super) async fn put(State(app): State<App>, request: Request) -> Response {
     delete, path = "/v1/{kind}/{collection}/{id}", tag = "entities",
     params(
         ("kind" = String, Path), ("collection" = String, Path), ("id" = String, Path),
-        ("consistency" = Option<String>, Query, description = "one or local_quorum"),
-        ("timeout" = Option<u64>, Query, description = "milliseconds, 1-30000"),
+        ("consistency" = Option<String>, Query,
+            description = "how many recorded replicas have it on their disks before it is \
+                answered: one, local_quorum (default), quorum, each_quorum, all"),
+        ("timeout" = Option<u64>, Query,
+            description = "milliseconds to wait for them, 1-30000, default 2000"),
         ("Idempotency-Key" = Option<String>, Header,
             description = "1-128 visible ASCII; makes the write safe to repeat"),
         ("Prefer" = Option<String>, Header,
@@ -155,15 +161,15 @@ async fn read(app: &App, parts: &Parts) -> Result<Response, Problem> {
     if let Holders::Elsewhere(nodes) = app.node.holders(&key) {
         return forward::read(app, parts, nodes).await;
     }
-    let mut with_state = false;
+    let (mut with_state, mut demand) = (false, Demand::default());
     if let Some(raw) = parts.uri.query() {
         let query = Query::parse(Some(raw), &["consistency", "timeout", "state"])?;
-        query.check_level(READ_LEVELS)?;
+        demand = forward::within(parts, query.demand(Level::One)?);
         with_state = query.flag("state")?;
     }
-    let image = match app.node.peek(&key) {
+    let image = match app.node.peek(&key).filter(|_| demand.level == Level::One) {
         Some(image) => image,
-        None => app.node.read(&key).await?,
+        None => app.node.read_at(&key, demand).await?,
     };
     let now = app.node.now();
     if image.is_absent(now) {
@@ -199,7 +205,7 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
     if let Holders::Elsewhere(nodes) = app.node.holders(&key) {
         return forward::write(app, parts, body, nodes).await;
     }
-    let terms = terms(app, verb, parts)?;
+    let (terms, demand) = terms(verb, parts)?;
     let change = if verb == Verb::Delete {
         change(key.clone(), verb, &json::Json::Null, &terms, &app.limits)?
     } else {
@@ -209,7 +215,7 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
         change(key.clone(), verb, &body, &terms, &app.limits)?
     };
     let keyed = change.hash.is_some();
-    let mut answers = app.node.write(vec![change]).await;
+    let mut answers = app.node.write(vec![change], demand).await;
     let written = answers.pop().unwrap_or(Err(WriteError::Unknown));
     let written = written.map_err(|error| Problem::from(error).repeatable(keyed))?;
     let minimal = request::prefers_minimal(&parts.headers);
@@ -223,27 +229,20 @@ async fn apply(app: &App, verb: Verb, parts: &Parts, body: Body) -> Result<Respo
     Ok(response)
 }
 
-/// A quorum of several nodes is not built: asked for by name, it is refused rather than half-kept.
-pub(super) fn write_levels(app: &App) -> &'static [&'static str] {
-    if app.node.is_alone_in_region() { WRITE_LEVELS } else { READ_LEVELS }
-}
-
-fn terms<'a>(app: &App, verb: Verb, parts: &'a Parts) -> Result<Terms<'a>, Problem> {
+fn terms(verb: Verb, parts: &Parts) -> Result<(Terms<'_>, Demand), Problem> {
     let mut terms = Terms {
         if_match: if_match(&parts.headers)?,
         key: request::idempotency_key(&parts.headers)?,
         ttl_ms: None,
     };
-    if let Some(raw) = parts.uri.query() {
-        let allowed: &[&str] = match verb {
-            Verb::Delete => &["consistency", "timeout"],
-            Verb::Post | Verb::Put => &["consistency", "timeout", "ttl"],
-        };
-        let query = Query::parse(Some(raw), allowed)?;
-        query.check_level(write_levels(app))?;
-        terms.ttl_ms = query.ttl_ms()?;
-    }
-    Ok(terms)
+    let allowed: &[&str] = match verb {
+        Verb::Delete => &["consistency", "timeout"],
+        Verb::Post | Verb::Put => &["consistency", "timeout", "ttl"],
+    };
+    let query = Query::parse(parts.uri.query(), allowed)?;
+    let demand = forward::within(parts, query.demand(Level::LocalQuorum)?);
+    terms.ttl_ms = query.ttl_ms()?;
+    Ok((terms, demand))
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<&str>, Problem> {

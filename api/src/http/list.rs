@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use super::accept::{Form, negotiate};
-use super::entities::{READ_LEVELS, json_response};
+use super::entities::json_response;
 use super::forward::Slots;
 use super::json::write_string;
 use super::problem::Problem;
@@ -59,7 +59,7 @@ async fn list(app: &App, parts: &Parts) -> Result<Response, Problem> {
     let part = forward::part(app, parts)?;
     let allowed = ["prefix", "limit", "cursor", "values", "consistency", "timeout"];
     let query = Query::parse(parts.uri.query(), &allowed)?;
-    query.check_level(READ_LEVELS)?;
+    query.check_one()?;
     let asked = Asked {
         kind,
         collection,

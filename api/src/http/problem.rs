@@ -14,7 +14,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::json::{JsonError, write_string};
-use crate::node::{ReadError, WriteError};
+use crate::node::{ReadError, Unmet, WriteError};
 
 macro_rules! codes {
     ($($variant:ident $status:literal $name:literal $retry:literal $title:literal,)*) => {
@@ -70,12 +70,14 @@ codes! {
     Behind 503 "behind" 1 "This node has not seen what the write names",
     ClockSkew 503 "clock-skew" 5 "This node's clock is wrong",
     Draining 503 "draining" 1 "This node is stopping",
+    NotEnoughReplicas 503 "not-enough-replicas" 1 "Too few replicas can be reached",
     NotLive 503 "not-live" 5 "The node's loop has stopped",
     NotReplica 503 "not-a-replica" 1 "This node holds no replica of the shard",
     NotReady 503 "not-ready" 1 "The node is not ready",
     Overloaded 503 "overloaded" 1 "The node has too much to do",
     Quarantined 503 "quarantined" 5 "The stored state waits for repair",
     Unreachable 503 "replica-unreachable" 1 "No replica of the shard can be reached",
+    ConsistencyTimeout 504 "consistency-timeout" 1 "Too few replicas answered in time",
     NoAnswer 504 "no-answer" 1 "No answer came from the replicas in time",
     DiskFull 507 "disk-full" 30 "The disk is full",
 }
@@ -174,9 +176,40 @@ impl Problem {
         self
     }
 
+    /// Adds a member of numbers by name.
+    fn counting<'a>(
+        mut self,
+        name: &'static str,
+        counts: impl Iterator<Item = (&'a String, usize)>,
+    ) -> Problem {
+        let mut json = Vec::new();
+        for (name, count) in counts {
+            json.push(if json.is_empty() { b'{' } else { b',' });
+            write_string(&mut json, name);
+            json.extend_from_slice(format!(":{count}").as_bytes());
+        }
+        json.push(b'}');
+        self.extra.push((name, String::from_utf8_lossy(&json).into_owned()));
+        self
+    }
+
+    /// A level that was not met, by replicas of each region: so many of so many.
+    fn unmet(unmet: &Unmet) -> Problem {
+        let (code, count, name) = match unmet {
+            Unmet::Refused(refusal) => return refusal.clone().into(),
+            Unmet::Overloaded => return Problem::new(Code::Overloaded, unmet.to_string()),
+            Unmet::NotEnough(count) => (Code::NotEnoughReplicas, count, "reachable"),
+            Unmet::Late(count) => (Code::ConsistencyTimeout, count, "acknowledged"),
+        };
+        let did = count.iter().map(|(region, (did, _))| (region, *did));
+        let of = count.iter().map(|(region, (_, of))| (region, *of));
+        Problem::new(code, unmet.to_string()).counting(name, did).counting("recorded", of)
+    }
+
     /// Says that repeating is safe, for a request that carries an idempotency key.
     pub fn repeatable(mut self, repeatable: bool) -> Problem {
-        if self.code == Code::OutcomeUnknown && repeatable {
+        let again = [Code::OutcomeUnknown, Code::ConsistencyTimeout].contains(&self.code);
+        if again && repeatable {
             self.retry_after = 1;
         }
         self
@@ -284,6 +317,11 @@ impl From<WriteError> for Problem {
             WriteError::Refused(refusal) => refusal.into(),
             WriteError::Overloaded => Problem::new(Code::Overloaded, detail),
             WriteError::Draining => Problem::new(Code::Draining, detail),
+            // As it is, to repeat it may count it twice.
+            WriteError::Unmet(unmet @ Unmet::Late(_)) => {
+                Problem { outcome: "applied", retry_after: 0, ..Problem::unmet(&unmet) }
+            }
+            WriteError::Unmet(unmet) => Problem::unmet(&unmet),
             WriteError::Unknown => {
                 Problem { outcome: "unknown", ..Problem::new(Code::OutcomeUnknown, detail) }
             }
@@ -293,7 +331,8 @@ impl From<WriteError> for Problem {
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Problem {
-        let code = match error {
+        let code = match &error {
+            ReadError::Unmet(unmet) => return Problem::unmet(unmet),
             ReadError::Elsewhere => Code::NotReplica,
             ReadError::Quarantined => Code::Quarantined,
             ReadError::Overloaded => Code::Overloaded,
@@ -306,6 +345,7 @@ impl From<ReadError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn body(problem: &Problem) -> serde_json::Value {
         let mut out = Vec::new();
@@ -330,10 +370,36 @@ mod tests {
     fn what_is_retryable_says_when() {
         for code in Code::ALL {
             let response = Problem::new(*code, "x").into_response();
-            let retryable = body(&Problem::new(*code, "x"))["retryable"] == true;
+            let json = body(&Problem::new(*code, "x"));
+            assert_eq!(json["outcome"], "not-applied");
+            let retryable = json["retryable"] == true;
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), retryable);
             assert_eq!(response.status().as_u16(), code.status());
         }
+    }
+
+    #[test]
+    fn a_level_that_was_not_met_says_who_has_it() {
+        let count = |did| -> BTreeMap<String, (usize, usize)> {
+            [("eu".to_owned(), (did, 3)), ("us".to_owned(), (0, 1))].into()
+        };
+        let json = body(&Problem::from(WriteError::Unmet(Unmet::NotEnough(count(1)))));
+        assert_eq!(
+            (&json["code"], &json["retryable"]),
+            (&"not-enough-replicas".into(), &true.into())
+        );
+        assert_eq!(json["outcome"], "not-applied");
+        assert_eq!(json["reachable"], serde_json::json!({"eu": 1, "us": 0}));
+        assert_eq!(json["recorded"], serde_json::json!({"eu": 3, "us": 1}));
+        let late = || Problem::from(WriteError::Unmet(Unmet::Late(count(2))));
+        for keyed in [false, true] {
+            let json = body(&late().repeatable(keyed));
+            assert_eq!((&json["outcome"], &json["retryable"]), (&"applied".into(), &keyed.into()));
+            assert_eq!(json["acknowledged"], serde_json::json!({"eu": 2, "us": 0}));
+        }
+        let json = body(&Problem::from(ReadError::Unmet(Unmet::Late(count(2)))));
+        assert_eq!((&json["outcome"], &json["status"]), (&"not-applied".into(), &504.into()));
+        assert_eq!(json["retryable"], true);
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use super::address::decode;
 use super::problem::{Code, Problem};
+use crate::node::{Demand, Level};
 
 /// Longest TTL in seconds: a hundred years of 365 days.
 const TTL_MAX_S: u64 = 100 * 365 * 86_400;
 /// Longest `timeout` in milliseconds.
 const TIMEOUT_MAX_MS: u64 = 30_000;
-/// The levels that the contract names.
-const LEVELS: [&str; 5] = ["one", "local_quorum", "quorum", "each_quorum", "all"];
+/// The `timeout` of a request that names none, in milliseconds.
+pub(super) const TIMEOUT_MS: u64 = 2_000;
 
 /// The parameters of one request.
 #[derive(Debug, Default)]
@@ -68,17 +69,23 @@ impl<'a> Query<'a> {
         Ok(self.number("ttl", 1, TTL_MAX_S)?.map(|seconds| seconds * 1000))
     }
 
-    /// Checks `consistency` and `timeout`: this version serves the given levels.
-    pub fn check_level(&self, served: &[&str]) -> Result<(), Problem> {
-        self.number("timeout", 1, TIMEOUT_MAX_MS)?;
-        match self.text("consistency") {
-            None => Ok(()),
-            Some(level) if served.contains(&level) => Ok(()),
-            Some(level) if LEVELS.contains(&level) => {
-                let detail = format!("consistency {level} is not implemented yet");
+    /// `consistency` and `timeout`; a request that names no level has this one.
+    pub fn demand(&self, level: Level) -> Result<Demand, Problem> {
+        let timeout_ms = self.number("timeout", 1, TIMEOUT_MAX_MS)?.unwrap_or(TIMEOUT_MS);
+        let Some(name) = self.text("consistency") else { return Ok(Demand { level, timeout_ms }) };
+        let refuse = || expected("consistency", name, &Level::ALL.map(Level::as_str).join(", "));
+        Ok(Demand { level: Level::parse(name).ok_or_else(refuse)?, timeout_ms })
+    }
+
+    /// The same where this version serves the level `one` only.
+    pub fn check_one(&self) -> Result<(), Problem> {
+        match self.demand(Level::One)?.level {
+            Level::One => Ok(()),
+            level => {
+                let level = level.as_str();
+                let detail = format!("consistency {level} is not implemented for lists yet");
                 Err(Problem::new(Code::NotImplemented, detail))
             }
-            Some(level) => Err(expected("consistency", level, &LEVELS.join(", "))),
         }
     }
 }
@@ -119,7 +126,11 @@ mod tests {
         assert_eq!(query.text("prefix"), Some("a/b c"));
         assert!(query.flag("values").expect("valid"));
         assert_eq!(query.list("kinds").collect::<Vec<_>>(), ["sets", "maps"]);
-        assert!(parse("consistency=one&timeout=30000").check_level(&["one"]).is_ok());
+        let asked = parse("consistency=each_quorum&timeout=30000").demand(Level::One);
+        let expected = Demand { level: Level::EachQuorum, timeout_ms: 30_000 };
+        assert_eq!(asked.expect("valid"), expected);
+        let asked = parse("").demand(Level::LocalQuorum).expect("valid");
+        assert_eq!(asked, Demand { level: Level::LocalQuorum, timeout_ms: 2_000 });
     }
 
     #[test]
@@ -137,10 +148,10 @@ mod tests {
             assert!(parse(bad).ttl_ms().is_err(), "{bad}");
         }
         for bad in ["timeout=0", "timeout=30001", "consistency=most", "consistency="] {
-            let problem = parse(bad).check_level(&["one"]).expect_err(bad);
+            let problem = parse(bad).demand(Level::One).expect_err(bad);
             assert_eq!(problem.code, Code::BadRequest, "{bad}");
         }
-        let later = parse("consistency=all").check_level(&["one"]).expect_err("later");
+        let later = parse("consistency=all").check_one().expect_err("later");
         assert_eq!(later.code, Code::NotImplemented);
     }
 }

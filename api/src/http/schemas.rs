@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::entities::{READ_LEVELS, WRITE_LEVELS};
 use super::problem::Code;
+use crate::node::Level;
 use atoll_store::name::Kind;
 
 /// Bodies of successes: route, method, schema.
@@ -27,6 +27,8 @@ const BODIES: [(&str, &str, &str); 3] = [
     ("/v1/{kind}/{collection}/{id}", "put", "Any"),
     ("/v1/batch", "post", "Batch"),
 ];
+/// Lists are read from one replica of each shard.
+const LIST: &str = "/v1/{kind}/{collection}";
 /// Routes whose `GET` is a stream too.
 const STREAMS: [&str; 3] =
     ["/v1/{kind}/{collection}/{id}", "/v1/{kind}/{collection}", "/v1/changes"];
@@ -35,10 +37,13 @@ const STREAMS: [&str; 3] =
 pub(super) fn add(api: &mut Value) {
     api["components"]["schemas"] = components();
     let Some(paths) = api["paths"].as_object_mut() else { return };
-    for (method, operation) in paths.values_mut().filter_map(Value::as_object_mut).flatten() {
+    let each = paths.iter_mut().filter_map(|(path, item)| Some((path, item.as_object_mut()?)));
+    for (path, (_, operation)) in
+        each.flat_map(|(path, item)| item.iter_mut().map(move |o| (path, o)))
+    {
         for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
             let name = parameter["name"].as_str().unwrap_or_default();
-            if let Some(schema) = parameter_schema(name, method) {
+            if let Some(schema) = parameter_schema(name, path) {
                 parameter["schema"] = schema;
             }
         }
@@ -70,13 +75,13 @@ fn kinds() -> Vec<&'static str> {
     Kind::ALL.iter().map(|kind| kind.as_str()).collect()
 }
 
-fn parameter_schema(name: &str, method: &str) -> Option<Value> {
+fn parameter_schema(name: &str, path: &str) -> Option<Value> {
     Some(match name {
         "kind" => json!({"type": "string", "enum": kinds()}),
         "collection" => json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"}),
         "id" => json!({"type": "string", "minLength": 1, "maxLength": 256}),
-        "consistency" if method == "get" => json!({"type": "string", "enum": READ_LEVELS}),
-        "consistency" => json!({"type": "string", "enum": WRITE_LEVELS}),
+        "consistency" if path == LIST => json!({"type": "string", "enum": [Level::One.as_str()]}),
+        "consistency" => json!({"type": "string", "enum": Level::ALL.map(Level::as_str)}),
         "timeout" => json!({"type": "integer", "minimum": 1, "maximum": 30_000}),
         "ttl" => json!({"type": "integer", "minimum": 1, "maximum": 3_153_600_000_u64}),
         "limit" => json!({"type": "integer", "minimum": 1, "maximum": 1000}),

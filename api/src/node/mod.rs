@@ -34,6 +34,7 @@ use std::sync::{Arc, OnceLock};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use atoll_replication::driver::{Clock, Replica, Unanswered};
+pub use atoll_replication::level::{Demand, Level, Unmet};
 use atoll_sharding::driver::Handle;
 use atoll_store::backend::Backend;
 use atoll_store::command::{Change, Refusal};
@@ -96,6 +97,10 @@ pub enum WriteError {
     /// The node stopped before it answered: outcome unknown.
     #[error("the node stopped before it answered")]
     Unknown,
+    /// Its level cannot be met, or was not met in time: 503 `not-enough-replicas`, with nothing
+    /// changed, and 504 `consistency-timeout`, applied.
+    #[error("{0}")]
+    Unmet(Unmet),
 }
 
 /// Why a read failed.
@@ -113,6 +118,10 @@ pub enum ReadError {
     /// 503 `draining`.
     #[error("this node is stopping")]
     Draining,
+    /// Its level cannot be met, or was not met in time: 503 `not-enough-replicas` and 504
+    /// `consistency-timeout`.
+    #[error("{0}")]
+    Unmet(Unmet),
 }
 
 /// One page of a list.
@@ -163,13 +172,18 @@ pub struct Changed {
 }
 
 impl Node {
-    /// Applies changes as one durable group commit; answers in the same order.
-    pub async fn write(&self, changes: Vec<Change>) -> Vec<Result<Written, WriteError>> {
+    /// Applies changes as one durable group commit; answers in the same order, once each is on as
+    /// many replicas as its level asks for.
+    pub async fn write(
+        &self,
+        changes: Vec<Change>,
+        demand: Demand,
+    ) -> Vec<Result<Written, WriteError>> {
         let count = changes.len();
         if self.0.journal.is_draining() {
             return vec![Err(WriteError::Draining); count];
         }
-        match self.0.replica.write(changes).await {
+        match self.0.replica.write(changes, demand).await {
             Ok(written) => written.into_iter().map(written_of).collect(),
             Err(Unanswered::Overloaded) => vec![Err(WriteError::Overloaded); count],
             Err(Unanswered::Stopping) => vec![Err(WriteError::Draining); count],
@@ -196,6 +210,21 @@ impl Node {
             Ok(_) if !self.journal().serves(self.slot(key)) => Err(ReadError::Elsewhere),
             Ok(image) => image.map_err(|_| ReadError::Quarantined),
             Err(Unanswered::Overloaded) => Err(ReadError::Overloaded),
+            Err(_) => Err(ReadError::Draining),
+        }
+    }
+
+    /// The entity as enough replicas have it, durable on as many when this returns.
+    pub async fn read_at(&self, key: &EntityKey, demand: Demand) -> Result<Arc<Image>, ReadError> {
+        if demand.level == Level::One {
+            return self.read(key).await;
+        }
+        match self.0.replica.read(key.clone(), demand).await {
+            Ok(Ok(image)) => Ok(image),
+            Ok(Err(Unmet::Refused(Refusal::Elsewhere))) => Err(ReadError::Elsewhere),
+            Ok(Err(Unmet::Refused(_))) => Err(ReadError::Quarantined),
+            Ok(Err(Unmet::Overloaded)) | Err(Unanswered::Overloaded) => Err(ReadError::Overloaded),
+            Ok(Err(unmet)) => Err(ReadError::Unmet(unmet)),
             Err(_) => Err(ReadError::Draining),
         }
     }
@@ -376,12 +405,6 @@ impl Node {
         }
     }
 
-    /// Whether no other node of this region is known.
-    pub fn is_alone_in_region(&self) -> bool {
-        let status = self.0.journal.cluster();
-        status.is_none_or(|status| status.peers.iter().all(|peer| peer.region != self.region()))
-    }
-
     /// Whether the core's loop turned lately, and that of the cluster has not ended (`/livez`).
     pub fn is_live(&self) -> bool {
         let beside = self.membership().is_none_or(Handle::is_running);
@@ -437,9 +460,13 @@ impl Node {
 }
 
 fn written_of(
-    written: Result<atoll_replication::core::Written, Refusal>,
+    written: Result<atoll_replication::core::Written, Unmet>,
 ) -> Result<Written, WriteError> {
-    let written = written?;
+    let written = written.map_err(|unmet| match unmet {
+        Unmet::Refused(refusal) => WriteError::Refused(refusal),
+        Unmet::Overloaded => WriteError::Overloaded,
+        unmet => WriteError::Unmet(unmet),
+    })?;
     let (existed, replayed) = (written.existed, written.replayed);
     Ok(Written { image: written.image, existed, replayed })
 }

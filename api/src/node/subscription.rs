@@ -185,7 +185,8 @@ impl Subscription {
                 self.end(match error {
                     ReadError::Draining => "draining",
                     ReadError::Elsewhere => "moved",
-                    ReadError::Overloaded => "overloaded",
+                    // Streams ask for no level.
+                    ReadError::Overloaded | ReadError::Unmet(_) => "overloaded",
                     ReadError::Quarantined => "quarantined",
                 });
             }

@@ -67,7 +67,7 @@ impl World {
         let node = self.node.clone();
         let commands = vec![Command::Set(value(text))];
         let change = Change { key: key(id), commands, hash: None, ttl_ms: None };
-        let written = self.run(async move { node.write(vec![change]).await });
+        let written = self.run(async move { node.write(vec![change], Demand::default()).await });
         assert!(matches!(&written[..], [Ok(_)]));
     }
 
@@ -119,7 +119,7 @@ fn a_write_is_seen_when_its_caller_has_flushed() {
     let mut world = World::open(Memory::default(), 1, 1_000_000);
     let (node, commands) = (world.node.clone(), vec![Command::Set(value("a"))]);
     let change = Change { key: key("k"), commands, hash: None, ttl_ms: None };
-    let mut write = Box::pin(node.write(vec![change]));
+    let mut write = Box::pin(node.write(vec![change], Demand::default()));
     assert!(write.as_mut().now_or_never().is_none());
     world.stepped.step(Vec::new());
     world.stepped.commit().unwrap();

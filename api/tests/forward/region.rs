@@ -145,7 +145,7 @@ impl Region {
         let version = Version { epoch: 1, number };
         let replicas = |slot| {
             let current = holders(slot).into_iter().map(|at| self.id(at)).collect();
-            Replicas { epoch: number, current, next: None }
+            Replicas { epoch: number, current, next: None, struck: 0 }
         };
         let record = RegionPlacement {
             region: "eu".to_owned(),

@@ -22,6 +22,7 @@ mod faults;
 pub mod growth;
 pub mod keyed;
 mod keyed_set;
+pub mod levels;
 pub mod linearizable;
 pub mod list_append;
 pub mod map;

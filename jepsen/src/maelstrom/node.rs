@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use atoll_replication::core::{Effects, Event, Identity, Reply, Ticket};
+use atoll_replication::level::{Demand, Unmet};
 use atoll_replication::transport::NodeId;
 use atoll_store::command::{Change, Refusal};
 use atoll_store::dot::{Millis, Origin};
@@ -112,7 +113,7 @@ impl Node {
                     self.pending.insert(ticket, asked);
                     let (key, commands) = (workload.key(), vec![command]);
                     let change = Change { key, commands, hash: None, ttl_ms: None };
-                    self.step(now, vec![Event::Write(ticket, vec![change])])
+                    self.step(now, vec![Event::Write(ticket, vec![change], Demand::default())])
                 }
                 Err(problem) => Ok(vec![asked.answer(&self.name, Err(problem))]),
             },
@@ -168,7 +169,7 @@ impl Node {
             Reply::Written(written) => {
                 let asked = self.pending.remove(&ticket)?;
                 let refused = written.into_iter().find_map(Result::err);
-                let result = refused.map_or(Ok(json!({})), |refusal| Err(problem(&refusal)));
+                let result = refused.map_or(Ok(json!({})), |refusal| Err(unmet(refusal)));
                 Some(asked.answer(&self.name, result))
             }
             Reply::Loaded(image) => {
@@ -183,7 +184,7 @@ impl Node {
                 let own = self.workload.get_or_insert(workload);
                 (*own == workload).then(|| asked.answer(&self.name, workload.shown(view.as_ref())))
             }
-            Reply::Digests(_) => None,
+            Reply::Digests(_) | Reply::Read(_) => None,
         }
     }
 }
@@ -202,6 +203,14 @@ fn nothing() -> Problem {
 
 fn damaged() -> Problem {
     Problem::new(Code::TemporarilyUnavailable, "the state is damaged and waits for repair")
+}
+
+/// Nothing is asked of other nodes here: what is not refused is done.
+fn unmet(unmet: Unmet) -> Problem {
+    match unmet {
+        Unmet::Refused(refusal) => problem(&refusal),
+        other => Problem::new(Code::TemporarilyUnavailable, other.to_string()),
+    }
 }
 
 fn problem(refusal: &Refusal) -> Problem {

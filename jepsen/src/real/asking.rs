@@ -4,7 +4,7 @@
 //! 1. Unknown is not refused: only what surely changed nothing is [`Answer::Refused`].
 //! 2. A subscriber has one stream at most; what it received before a break is handed out first.
 //!
-//! Left out: levels above `one`, which the product does not have yet.
+//! Left out: the levels of lists and streams, which are served at `one`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -61,9 +61,13 @@ impl Asker {
     /// Asks a node.
     pub(crate) fn ask(&mut self, node: usize, request: &Request) -> Answer {
         (self.served, self.end) = (None, None);
-        match request {
-            Request::Read { entity, session } => self.read(node, entity, session.as_deref()),
-            Request::Write { .. } => self.write(node, request),
+        let level = if let Request::At(level, _) = request { level } else { "one" };
+        match request.bare() {
+            Request::At(..) => Answer::Refused("two levels".into()),
+            Request::Read { entity, session } => {
+                self.read(node, &at(entity, level), session.as_deref())
+            }
+            Request::Write { entity, .. } => self.write(node, request.bare(), &at(entity, level)),
             Request::Poll { collection, prefix, since, reconnect } => {
                 let path = format!("/v1/{}/{}?prefix={}", collection.0, collection.1, code(prefix));
                 self.poll(node, path, since.as_deref(), *reconnect)
@@ -81,21 +85,16 @@ impl Asker {
         self.end.as_deref()
     }
 
-    fn read(
-        &mut self,
-        node: usize,
-        entity: &(&'static str, String, String),
-        session: Option<&str>,
-    ) -> Answer {
+    fn read(&mut self, node: usize, path: &str, session: Option<&str>) -> Answer {
         let headers: Vec<_> = session.map(|token| (SESSION, token)).into_iter().collect();
-        match self.send(node, "GET", &path(entity), &headers, b"") {
+        match self.send(node, "GET", path, &headers, b"") {
             Ok(response) if is_absent(&response) => done(&response),
             other => answer(other),
         }
     }
 
-    fn write(&mut self, node: usize, request: &Request) -> Answer {
-        let Request::Write { entity, method, body, key, seen, session } = request else {
+    fn write(&mut self, node: usize, request: &Request, path: &str) -> Answer {
+        let Request::Write { method, body, key, seen, session, .. } = request else {
             return Answer::Refused("no write".into());
         };
         let verb = match method {
@@ -109,8 +108,7 @@ impl Asker {
         headers.extend(session.as_deref().map(|token| (SESSION, token)));
         headers.extend(quoted.as_deref().map(|seen| ("if-match", seen)));
         let body = if verb == "DELETE" { String::new() } else { body.to_string() };
-        let path = format!("{}?consistency=one", path(entity));
-        answer(self.send(node, verb, &path, &headers, body.as_bytes()))
+        answer(self.send(node, verb, path, &headers, body.as_bytes()))
     }
 
     fn send(
@@ -192,7 +190,7 @@ pub(crate) fn failure(answer: &Answer) -> Option<&str> {
 
 /// Whether it may be asked again after this answer: nothing was done, or it is done once only.
 pub(crate) fn is_repeatable(request: &Request, answer: &Answer) -> bool {
-    let is_plain = matches!(request, Request::Write { key: None, .. });
+    let is_plain = matches!(request.bare(), Request::Write { key: None, .. });
     !(is_plain && matches!(answer, Answer::Lost(_)))
 }
 
@@ -242,6 +240,8 @@ fn answer(result: Result<Response, Error>) -> Answer {
     let problem = response.json().unwrap_or_default();
     let code = problem["code"].as_str().map_or_else(|| response.status.to_string(), str::to_owned);
     match (problem["outcome"].as_str(), response.status) {
+        // Fewer replicas have it than were asked for.
+        (Some("applied"), 504) => Answer::Lost(code),
         (Some("applied"), _) => done(&response),
         (Some("not-applied"), _) => Answer::Refused(code),
         (None, 400..500 | 503) => Answer::Refused(code),
@@ -263,6 +263,11 @@ fn done(response: &Response) -> Answer {
         value: body["value"].take(),
         session: response.header(SESSION).map(str::to_owned),
     }
+}
+
+/// The path of an entity, at a level.
+fn at(entity: &(&'static str, String, String), level: &str) -> String {
+    format!("{}?consistency={level}", path(entity))
 }
 
 fn path((kind, collection, id): &(&'static str, String, String)) -> String {
@@ -291,7 +296,8 @@ mod tests {
         assert_eq!(said(503, &problem("not-applied")), refused("c"));
         assert_eq!(said(500, &problem("unknown")), lost("c"));
         assert_eq!(said(503, &problem("unknown")), lost("c"));
-        assert!(matches!(said(504, &problem("applied")), Answer::Done { .. }));
+        assert_eq!(said(504, &problem("applied")), lost("c"));
+        assert!(matches!(said(503, &problem("applied")), Answer::Done { .. }));
         assert_eq!(said(429, &json!({})), refused("429"));
         assert_eq!(said(502, &json!({})), lost("502"));
         let io = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);

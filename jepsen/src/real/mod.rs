@@ -130,6 +130,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let world = World::new(site, nodes, links, &plan.faults, &directory)?;
     (plan.nodes..world.places.len()).for_each(|spare| world.set_member(spare, false));
     start(&world)?;
+    world.note("formed", serde_json::Value::Null);
     let shared = Shared::new(make(plan.nodes), Random::new(random.bits()));
     act(plan, &world, &shared, &mut random);
     let outcome = outcome::judge(plan, &world, world::lock(&shared).workload());

@@ -10,6 +10,7 @@ use atoll::http::limits::Limits;
 use atoll::http::problem::{Code, Problem};
 use atoll::http::render;
 use atoll::node::{Changed, Node, Record as NodeRecord};
+use atoll::node::{Demand, Level};
 use atoll::node::{ReadError, WriteError, Written};
 use atoll_store::command::Change;
 use atoll_store::entity::Image;
@@ -18,6 +19,9 @@ use futures_util::FutureExt;
 use serde_json::Value;
 
 use crate::workloads::{Answer, Method, Record, Request};
+
+/// How long a request waits for its level.
+const TIMEOUT_MS: u64 = 2_000;
 
 type Future<T> = Pin<Box<dyn std::future::Future<Output = T>>>;
 
@@ -47,15 +51,21 @@ pub(super) fn key((kind, collection, id): &(&str, String, String)) -> EntityKey 
 /// Asks a node. Polls are the client's own.
 pub(super) fn ask(node: &Node, request: &Request) -> Pending {
     let node = node.clone();
-    match request {
+    let level = match request {
+        Request::At(level, _) => Level::parse(level).expect("a workload names levels"),
+        _ => Level::One,
+    };
+    let demand = Demand { level, timeout_ms: TIMEOUT_MS };
+    match request.bare() {
+        Request::At(..) => unreachable!("it has one level"),
         Request::Read { entity, .. } => {
             let key = key(entity);
             let wanted = key.clone();
-            Pending::Read(key, Box::pin(async move { node.read(&wanted).await }))
+            Pending::Read(key, Box::pin(async move { node.read_at(&wanted, demand).await }))
         }
-        Request::Write { entity, .. } => match parse(request) {
+        Request::Write { entity, .. } => match parse(request.bare()) {
             Ok(change) => {
-                let write = async move { node.write(vec![change]).await };
+                let write = async move { node.write(vec![change], demand).await };
                 Pending::Write(key(entity), Box::pin(write))
             }
             Err(problem) => Pending::Done(refused(&problem)),
@@ -67,7 +77,7 @@ pub(super) fn ask(node: &Node, request: &Request) -> Pending {
 /// One change, as noise: its answer matters to nobody.
 pub(super) fn write(node: &Node, change: Change) -> Pending {
     let (node, key) = (node.clone(), change.key.clone());
-    Pending::Write(key, Box::pin(async move { node.write(vec![change]).await }))
+    Pending::Write(key, Box::pin(async move { node.write(vec![change], Demand::default()).await }))
 }
 
 impl Pending {
@@ -111,7 +121,10 @@ fn parse(request: &Request) -> Result<Change, Problem> {
 
 fn refused(problem: &Problem) -> Answer {
     match problem.code {
-        Code::OutcomeUnknown | Code::Internal => Answer::Lost(problem.code.as_str().into()),
+        // A write that was late was applied.
+        Code::OutcomeUnknown | Code::Internal | Code::ConsistencyTimeout => {
+            Answer::Lost(problem.code.as_str().into())
+        }
         code => Answer::Refused(code.as_str().into()),
     }
 }

@@ -248,7 +248,9 @@ impl World {
                         self.coverage.hit("answer to a write lost");
                         return Some(Answer::Lost("the connection was cut".into()));
                     }
-                    wrote.extend(places);
+                    if !asked.is_at_level() {
+                        wrote.extend(places);
+                    }
                 }
                 Look::Waits if asked.next_at() == before => return None,
                 Look::Waits => {}
@@ -260,6 +262,12 @@ impl World {
         match answer {
             Some(Answer::Refused(code)) if code == "clock-skew" => {
                 self.coverage.hit("clock far ahead refused a write");
+            }
+            Some(Answer::Refused(code)) if code == "not-enough-replicas" => {
+                self.coverage.hit("too few replicas could be reached");
+            }
+            Some(Answer::Lost(code)) if code == "consistency-timeout" => {
+                self.coverage.hit("too few replicas answered in time");
             }
             Some(Answer::Refused(code)) if code == "disk-full" => {
                 self.coverage.hit("full disk refused a write");

@@ -286,6 +286,7 @@ impl World {
             self.turn_cluster(at, true);
             if let Some(Ok(Ok(()))) = asked.now_or_never() {
                 self.coverage.hit("council re-formed");
+                self.record_re_formed(region);
             }
         }
     }

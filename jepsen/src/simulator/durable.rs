@@ -58,7 +58,7 @@ fn claims(message: &Message) -> Vec<Place> {
         }
         Message::Acknowledge(seen) => {
             let vector = |sequences: &[_]| sequences.iter().copied().collect();
-            seen.iter().flat_map(|(shard, seen)| all(*shard, &vector(seen))).collect()
+            seen.iter().flat_map(|seen| all(seen.shard, &vector(&seen.sequences))).collect()
         }
         Message::Vectors(told) => {
             told.shards.iter().flat_map(|state| all(state.shard, &state.vector)).collect()

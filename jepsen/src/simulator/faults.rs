@@ -137,6 +137,7 @@ impl World {
         let sets = newest.iter().flat_map(|record| (0..).zip(&record.slots));
         self.machines[at].doubted = sets.map(|(slot, set)| (slot, set.epoch)).collect();
         self.moves.forget();
+        self.record_loss(at, newest.as_ref());
         let held: Vec<&Vectors> = self.machines.iter().map(|machine| &machine.durable).collect();
         if self.ledger.lose(&held) > 0 {
             self.coverage.hit("only copy lost");

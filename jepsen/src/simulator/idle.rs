@@ -63,7 +63,11 @@ pub fn idle(regions: usize, nodes: usize) -> Idle {
         let at = world.holder(at, &change.key).unwrap_or(at);
         if let Some(running) = &world.machines[at].running {
             let node = running.node.clone();
-            let _ = Box::pin(async move { node.write(vec![change]).await }).now_or_never();
+            let _ =
+                Box::pin(
+                    async move { node.write(vec![change], atoll::node::Demand::default()).await },
+                )
+                .now_or_never();
         }
         world.run_until(world.time + 5, false);
     }

@@ -32,6 +32,7 @@ mod faults;
 mod idle;
 mod layout;
 mod ledger;
+mod losses;
 mod machine;
 mod mood;
 mod noise;
@@ -132,7 +133,7 @@ pub fn run_councils(seed: u64, workload: Option<&'static str>) -> Outcome {
 }
 
 fn run_as(kind: Kind, seed: u64, workload: Option<&'static str>) -> Outcome {
-    let chosen = seed as usize % workloads::ALL.len();
+    let chosen = seed as usize % workloads::DRAWN;
     let named = workloads::ALL.iter().find(|(name, _)| Some(*name) == workload);
     let (name, make) = *named.unwrap_or(&workloads::ALL[chosen]);
     let mut world = World::new(seed, kind, make);

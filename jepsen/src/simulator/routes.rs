@@ -46,6 +46,11 @@ impl Asked {
         }
     }
 
+    /// Whether more than one disk has what is acknowledged: it is not lost with that one.
+    pub(super) fn is_at_level(&self) -> bool {
+        matches!(self.request, Request::At(level, _) if level != "one")
+    }
+
     /// The machine that does it.
     pub(super) fn at(&self) -> usize {
         self.hop.unwrap_or(self.home.0)
@@ -63,7 +68,8 @@ pub(super) enum Look {
 }
 
 fn entity(request: &Request) -> EntityKey {
-    match request {
+    match request.bare() {
+        Request::At(..) => unreachable!("it has one level"),
         Request::Read { entity, .. } | Request::Write { entity, .. } => ask::key(entity),
         Request::Poll { .. } => unreachable!("a poll is no single request"),
     }

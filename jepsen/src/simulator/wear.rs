@@ -139,7 +139,9 @@ impl World {
         let hash = hash.map(|key| RequestHash { key, request: 1 });
         let change = Change { key: key.clone(), commands: vec![command], hash, ttl_ms: None };
         let node = running.node.clone();
-        let _ = Box::pin(async move { node.write(vec![change]).await }).now_or_never();
+        let _ =
+            Box::pin(async move { node.write(vec![change], atoll::node::Demand::default()).await })
+                .now_or_never();
     }
 
     /// The most that any node holds.

@@ -21,6 +21,7 @@ use super::cluster::Councils;
 use super::coverage::Coverage;
 use super::layout::{self, Kind};
 use super::ledger::Ledger;
+use super::losses::Seated;
 use super::machine::{Held, Machine, Outbox, Running};
 use super::mood::Mood;
 use super::noise;
@@ -70,6 +71,7 @@ pub(super) struct World {
     pub(super) traffic: Traffic,
     /// Streams of several parts, so far.
     pub(super) streams: u64,
+    pub(super) seated: Seated,
     pub(super) events: u64,
     /// How stores are kept, if that is not drawn.
     pub(super) small: Option<Options>,
@@ -140,6 +142,7 @@ impl World {
             messages: 0,
             traffic: Traffic::default(),
             streams: 0,
+            seated: Seated::default(),
             events: 0,
             small: None,
             next_number: 1,
@@ -322,6 +325,7 @@ impl World {
             self.next_sample = time + SAMPLE_MS;
             self.sample();
             self.record_samples();
+            self.look_at_seats();
         }
     }
 

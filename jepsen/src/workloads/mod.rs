@@ -11,6 +11,7 @@
 
 pub mod g_set;
 mod keyed;
+pub mod levels;
 pub mod map;
 pub mod multi_entity;
 pub mod mv_register;
@@ -75,6 +76,8 @@ pub enum Request {
         /// `Atoll-Session`: the token of the client's last answer.
         session: Option<String>,
     },
+    /// A read or a write of an entity, at a level of consistency.
+    At(&'static str, Box<Request>),
     /// What a subscriber receives within a while.
     Poll {
         /// Kind and collection.
@@ -92,6 +95,14 @@ impl Request {
     /// A write without a key, a condition or a session.
     pub fn write(entity: (&'static str, String, String), method: Method, body: Value) -> Request {
         Request::Write { entity, method, body, key: None, seen: None, session: None }
+    }
+
+    /// Without its level.
+    pub(crate) fn bare(&self) -> &Request {
+        match self {
+            Request::At(_, request) => request,
+            request => request,
+        }
     }
 
     /// A read without a session.
@@ -184,7 +195,12 @@ pub const ALL: &[(&str, Make)] = &[
     ("pn-counter", |_| Box::new(pn_counter::PnCounter::default())),
     ("pubsub", |_| Box::new(pubsub::PubSub::default())),
     ("session", |_| Box::new(session::Sessions::default())),
+    ("levels", |_| Box::new(levels::Levels::default())),
 ];
+
+/// So many of them, the first ones, a simulated seed chooses from. The levels are told by name:
+/// they say something only where regions have councils.
+pub const DRAWN: usize = 9;
 
 /// The workload of that name.
 pub fn find(name: &str) -> Option<Make> {
@@ -194,7 +210,7 @@ pub fn find(name: &str) -> Option<Make> {
 /// The end of an operation of one request: a write ends with its own value, a read with what was
 /// read.
 pub(crate) fn single(request: Request, invocation: &Invocation, answers: &[Answer]) -> Step {
-    let reads = matches!(request, Request::Read { .. });
+    let reads = matches!(request.bare(), Request::Read { .. });
     match answers.last() {
         None => Step::Ask(Place::Home, request),
         Some(Answer::Done { value, .. }) if reads => Step::Ok(value.clone()),

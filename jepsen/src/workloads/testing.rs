@@ -114,7 +114,8 @@ impl Model {
         if lost && self.random.one_in(2) {
             return Answer::Lost("timeout".into());
         }
-        let value = match request {
+        let value = match request.bare() {
+            Request::At(..) => unreachable!("it has one level"),
             Request::Write { entity, method, body, key, .. } => {
                 let fresh = key.as_ref().is_none_or(|key| self.keys.insert(key.clone()));
                 if fresh {

@@ -81,6 +81,18 @@ pub struct Vectors {
     pub shards: Vec<ShardState>,
 }
 
+/// What a replica has of some origins in a shard, durably.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch of the set of which the sender is a replica that counts (R12): what was asked by
+    /// an older record, it does not count for. None: it is none.
+    pub standing: Option<u64>,
+    /// Sequences by origin.
+    pub sequences: Vec<(Origin, u64)>,
+}
+
 /// One operation's place: where to go on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Want {
@@ -107,7 +119,36 @@ pub enum Message {
         batches: Vec<(ShardId, Vec<Bytes>)>,
     },
     /// These are durable here.
-    Acknowledge(Vec<(ShardId, Vec<(Origin, u64)>)>),
+    Acknowledge(Vec<Seen>),
+    /// Acknowledge this to me, once you have it from whoever has it.
+    Await {
+        /// The shard.
+        shard: ShardId,
+        /// The operation.
+        dot: Dot,
+    },
+    /// What do you have of a shard? Tell me now, and again once you have all of this.
+    Ask {
+        /// Names the read.
+        number: u64,
+        /// The shard.
+        shard: ShardId,
+        /// The sum over the sender's roll.
+        roll: u64,
+        /// What the sender has.
+        vector: VersionVector,
+    },
+    /// This, durably.
+    Told {
+        /// As asked.
+        number: u64,
+        /// The epoch of the set of which the sender is a replica that counts.
+        standing: u64,
+        /// The sum over the sender's roll.
+        roll: u64,
+        /// What it has.
+        vector: VersionVector,
+    },
     /// What changed here since the last such word.
     Vectors(Box<Vectors>),
     /// Retired origins: yours are others.
@@ -262,9 +303,12 @@ impl Message {
     /// The stream that it travels on.
     pub fn class(&self) -> Class {
         match self {
-            Message::Operations { answer: false, .. } | Message::Acknowledge(_) => {
-                Class::Operations
-            }
+            // What is asked comes after the operations that it names.
+            Message::Operations { answer: false, .. }
+            | Message::Acknowledge(_)
+            | Message::Await { .. }
+            | Message::Ask { .. }
+            | Message::Told { .. } => Class::Operations,
             Message::Operations { .. }
             | Message::Answered(_)
             | Message::StateChunk { .. }

@@ -10,11 +10,13 @@
 //!    dropped or late, some later `Vectors` tells of it and it is asked for.
 //! 3. Everything kept for a peer is bounded; what overflows is dropped and asked for again.
 //!
-//! Left out: membership (whoever is connected is a peer), quorums.
+//! Left out: membership (whoever is connected is a peer).
 
 mod answer;
 mod bounds;
 mod clocks;
+mod confirm;
+mod gather;
 pub mod message;
 mod peer;
 mod placed;
@@ -26,6 +28,7 @@ mod state;
 mod status;
 mod sync;
 mod unknown;
+mod wait;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +44,7 @@ use atoll_store::name::EntityKey;
 use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 
+use crate::level::{Demand, Unmet};
 use crate::placement::{Ending, Placement, RegionPlacement};
 use crate::transport::{Class, NodeId};
 pub use bounds::Bounds;
@@ -50,6 +54,7 @@ use placed::Placed;
 use retire::Ends;
 use state::Receiving;
 pub use status::{Lag, PeerStatus, ShardStatus, Status};
+use wait::Waits;
 
 /// Between comparisons of vectors with each peer. Default 500 ms: a lost message is asked for
 /// after at most two of them.
@@ -90,8 +95,10 @@ pub type Ticket = u64;
 /// What a core is told.
 #[derive(Debug)]
 pub enum Event {
-    /// Changes by a client, one group commit.
-    Write(Ticket, Vec<Change>),
+    /// Changes by a client, one group commit, each answered once it is on so many replicas.
+    Write(Ticket, Vec<Change>, Demand),
+    /// A read of an entity from so many replicas.
+    Read(Ticket, EntityKey, Demand),
     /// A read of an entity that is not hot.
     Load(Ticket, EntityKey),
     /// What are the digests?
@@ -136,7 +143,9 @@ pub struct Written {
 #[derive(Debug)]
 pub enum Reply {
     /// To [`Event::Write`], in the order of its changes.
-    Written(Vec<Result<Written, Refusal>>),
+    Written(Vec<Result<Written, Unmet>>),
+    /// To [`Event::Read`].
+    Read(Result<Arc<Image>, Unmet>),
     /// To [`Event::Load`].
     Loaded(Result<Arc<Image>, Quarantined>),
     /// To [`Event::Digests`].
@@ -192,6 +201,7 @@ pub struct Core {
     seen: BTreeMap<NodeId, BTreeMap<ShardId, BTreeSet<Origin>>>,
     /// Stamped or to be passed on in this step.
     push: BTreeMap<ShardId, Vec<Bytes>>,
+    waits: Waits,
     pass_on: BTreeMap<ShardId, Vec<Bytes>>,
     out: Effects,
     space: Option<(u64, u64)>,
@@ -246,6 +256,7 @@ impl Core {
             ends: Ends::default(),
             seen: BTreeMap::new(),
             push: BTreeMap::new(),
+            waits: Waits::new(me.origin),
             pass_on: BTreeMap::new(),
             out: Effects::default(),
             space: None,
@@ -283,7 +294,9 @@ impl Core {
         // What had expired at the last sweep, and stayed, is looked at again by the tick.
         let expiry = self.engine.next_expiry().filter(|at| *at > self.swept);
         let tick = self.clock + self.next_tick.saturating_sub(self.elapsed);
-        expiry.map_or(tick, |at| at.min(tick))
+        let late = self.waits.deadline();
+        let late = late.map(|at| self.clock + at.saturating_sub(self.elapsed));
+        expiry.into_iter().chain(late).fold(tick, Millis::min)
     }
 
     /// One step: events in, effects out. Several events share one commit.
@@ -299,6 +312,7 @@ impl Core {
         }
         self.catch_up();
         self.send_operations();
+        self.settle_waits();
         self.acknowledge();
         self.maintain();
         let mut effects = std::mem::take(&mut self.out);
@@ -311,7 +325,8 @@ impl Core {
 
     fn handle(&mut self, now: Millis, event: Event) {
         match event {
-            Event::Write(ticket, changes) => self.write(now, ticket, changes),
+            Event::Write(ticket, changes, demand) => self.write(now, ticket, changes, demand),
+            Event::Read(ticket, key, demand) => self.read(ticket, key, demand),
             Event::Load(ticket, key) => self.load(ticket, key),
             Event::Digests(ticket) => {
                 let digests = self.shard_statuses();
@@ -332,6 +347,7 @@ impl Core {
             Event::Forgotten(peer) => self.forget_peer(peer),
             Event::Tick => {}
             Event::Stop => {
+                self.end_waits();
                 self.engine.checkpoint_all();
                 self.kept_closed = 0;
                 self.keep_closed();

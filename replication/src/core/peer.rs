@@ -25,6 +25,9 @@ pub(super) struct Peer {
     pub(super) hello: Option<Hello>,
     /// What it is known to have, durable.
     pub(super) vectors: BTreeMap<ShardId, VersionVector>,
+    /// What of this start it acknowledged on this connection, as a replica that counts: by shard,
+    /// the epoch of its set and the sequence.
+    pub(super) acknowledged: BTreeMap<ShardId, (u64, u64)>,
     /// Whether its first word on this connection came.
     pub(super) introduced: bool,
     /// The number of the last vectors from it, and whether none since the last whole were lost.
@@ -69,6 +72,8 @@ impl Peer {
 
     /// Forgets what holds for one connection only.
     pub(super) fn reset(&mut self) {
+        // It may come back without its disk.
+        self.acknowledged.clear();
         self.told.clear();
         self.issued.clear();
         self.told_issued.clear();

@@ -14,6 +14,7 @@
 //!
 //! Left out: deciding, which is the council's.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_store::command::Refusal;
@@ -24,6 +25,7 @@ use atoll_store::shard::ShardId;
 use super::Core;
 use super::message::Message;
 use super::records::Awaited;
+use crate::level::{Level, Sets};
 use crate::placement::{RegionPlacement, Replicas, Version};
 use crate::transport::NodeId;
 
@@ -158,6 +160,50 @@ impl Core {
         if may { Ok(()) } else { Err(Refusal::Elsewhere) }
     }
 
+    /// The epoch of the set of which this node is a replica that counts; none if it does not (R12):
+    /// it serves the shard, or joins and has caught up.
+    pub(super) fn standing(&self, shard: ShardId) -> Option<u64> {
+        let epoch = self.own_replicas(shard).map_or(0, |set| set.epoch);
+        let joined = || {
+            let caught_up = self.placed.caught_up.contains(&(shard, epoch));
+            caught_up && self.is_recorded() && self.engine.is_whole(shard) && !self.is_ended()
+        };
+        (self.serves(shard).is_ok() || joined()).then_some(epoch)
+    }
+
+    /// The recorded replicas of a shard, region by region, as far as a level looks at them; of a
+    /// region without a record all nodes that were ever heard of.
+    pub(super) fn sets(&self, shard: ShardId, level: Level) -> Sets<'_> {
+        let counts = |region: &str| level.is_global() || region == self.me.region;
+        let mut sets = Sets::new();
+        let me = std::iter::once((self.me.node, self.me.region.as_str()));
+        let facts = self.facts.values().map(|fact| (fact.node, fact.region.as_str()));
+        let peers = self.peers.iter().map(|(node, peer)| (*node, peer.region()));
+        for (node, region) in me.chain(facts).chain(peers) {
+            if !region.is_empty() && counts(region) && self.placement.region(region).is_none() {
+                sets.entry(region).or_default().to_mut().current.insert(node);
+            }
+        }
+        for record in self.placement.regions().filter(|record| counts(&record.region)) {
+            if let Some(set) = record.slots.get(usize::from(shard.slot)) {
+                sets.insert(&record.region, Cow::Borrowed(set));
+            }
+        }
+        if Mutant::CountLive.is_on() {
+            let is_live = |node: &NodeId| self.is_reachable(*node);
+            for set in sets.values_mut() {
+                set.to_mut().current.retain(is_live);
+            }
+            sets.retain(|_, set| !set.current.is_empty());
+        }
+        sets
+    }
+
+    /// Whether a node can be asked now.
+    pub(super) fn is_reachable(&self, node: NodeId) -> bool {
+        node == self.me.node || self.peers.get(&node).is_some_and(|peer| peer.connected)
+    }
+
     /// Whether a peer is to be told of a shard: it receives it, or has some of it.
     pub(super) fn is_told(&self, peer: NodeId, shard: ShardId) -> bool {
         let Some(known) = self.peers.get(&peer) else { return false };
@@ -288,8 +334,7 @@ impl Core {
         let here = self.engine.vector(shard);
         let covered =
             |node: &&NodeId| answers.get(*node).is_some_and(|theirs| here.contains(theirs));
-        // As many as every majority shares a member with: half of them, rounded up.
-        let enough = set.current.len().div_ceil(2);
+        let enough = set.enough_to_join();
         self.engine.is_swept(shard) && set.current.iter().filter(covered).count() >= enough
     }
 

@@ -66,6 +66,7 @@ impl Core {
             self.keep_moves();
         }
         self.changed = true;
+        self.waits.touch_all();
         self.note_endings();
         self.unsettle();
         self.tell_all_records();

@@ -236,6 +236,7 @@ impl Core {
             peer.gaps.retain(|(_, origin), _| !engine.is_retired(*origin));
             peer.asked.retain(|(_, origin), _| !engine.is_retired(*origin));
         }
+        self.begin_again();
         self.note_endings();
         self.forget_routes();
         self.changed = true;

@@ -113,6 +113,7 @@ impl Core {
             tracing::warn!(%shard, "state not merged: it cannot be read here");
         }
         self.hlc = self.hlc.max(self.engine.stamp());
+        self.waits.touch(shard);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.asked.retain(|(asked, _), _| *asked != shard);
         }

@@ -15,7 +15,7 @@ use atoll_store::operation::Operation;
 use atoll_store::shard::ShardId;
 
 use super::answer::split;
-use super::message::{Fact, Hello, Message, ShardState, Vectors};
+use super::message::{Fact, Hello, Message, Seen, ShardState, Vectors};
 use super::placed::Route;
 use super::{Core, PING_MS, RECALL_MS, TICK_MS};
 use crate::transport::NodeId;
@@ -58,6 +58,7 @@ impl Core {
             known.reset();
         }
         self.receiving.retain(|_, receiving| receiving.from != peer);
+        self.forget_asker(peer);
         self.forget_routes();
         self.changed = true;
     }
@@ -72,6 +73,13 @@ impl Core {
                 self.operations(peer, relay, batches);
             }
             Message::Acknowledge(seen) => self.acknowledged(peer, seen),
+            Message::Await { shard, dot } => self.awaited(peer, shard, dot),
+            Message::Ask { number, shard, roll, vector } => {
+                self.asked(peer, (number, shard), roll, vector);
+            }
+            Message::Told { number, standing, roll, vector } => {
+                self.told(peer, number, standing, roll, vector);
+            }
             Message::Vectors(told) => self.vectors(peer, *told),
             Message::Roll(entries) => self.learn(entries),
             Message::Records(versions) => self.records(peer, versions),
@@ -217,6 +225,7 @@ impl Core {
     fn apply(&mut self, shard: ShardId, operation: &Operation, bytes: Bytes) {
         self.hlc = self.hlc.max(operation.stamp);
         self.engine.apply(shard, operation, bytes);
+        self.waits.touch(shard);
     }
 
     /// Applies what waited for operations that have come. Only the first of an origin can be
@@ -293,20 +302,24 @@ impl Core {
         for (peer, shards) in std::mem::take(&mut self.seen) {
             let seen = shards.into_iter().map(|(shard, origins)| {
                 let origins = origins.into_iter().filter(|o| !self.engine.is_retired(*o));
-                let each = origins.map(|o| (o, self.engine.sequence(shard, o)));
-                (shard, each.collect())
+                let sequences = origins.map(|o| (o, self.engine.sequence(shard, o))).collect();
+                Seen { shard, standing: self.standing(shard), sequences }
             });
             let message = Message::Acknowledge(seen.collect());
             self.send(peer, &message);
         }
     }
 
-    fn acknowledged(&mut self, peer: NodeId, seen: Vec<(ShardId, Vec<(Origin, u64)>)>) {
+    fn acknowledged(&mut self, peer: NodeId, seen: Vec<Seen>) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        for (shard, sequences) in seen {
+        for Seen { shard, standing, sequences } in seen {
             let vector = known.vectors.entry(shard).or_default();
             for (origin, sequence) in sequences {
                 vector.raise(origin, sequence);
+                if let Some(epoch) = standing.filter(|_| origin == self.me.origin) {
+                    known.acknowledged.insert(shard, (epoch, sequence));
+                    self.waits.touch(shard);
+                }
             }
         }
     }
@@ -337,6 +350,7 @@ impl Core {
             self.ask_damaged(peer);
         }
         self.tick_placement();
+        self.ask_again();
         self.close_clocks();
         self.tick_endings();
         self.refill();

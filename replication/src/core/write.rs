@@ -13,7 +13,9 @@ use atoll_store::dot::{Dot, Millis};
 use atoll_store::entity::Image;
 use atoll_store::operation::{Operation, Part};
 
-use super::{Core, Reply, Ticket, Written};
+use super::wait::{Goal, Item};
+use super::{Core, Ticket, Written};
+use crate::level::{Demand, Level, Unmet};
 
 /// How long the node that set an expiry has to remove what expired, before others do.
 const SWEEP_GRACE_MS: Millis = 10_000;
@@ -23,20 +25,42 @@ const FORGET_FROM: usize = 1_024;
 const SWEEP_BATCH: usize = 256;
 
 impl Core {
-    pub(super) fn write(&mut self, now: Millis, ticket: Ticket, changes: Vec<Change>) {
+    pub(super) fn write(
+        &mut self,
+        now: Millis,
+        ticket: Ticket,
+        changes: Vec<Change>,
+        demand: Demand,
+    ) {
         let common = self.disk_full().or_else(|| self.clock_skew());
-        let mut written = Vec::with_capacity(changes.len());
+        let mut items = Vec::with_capacity(changes.len());
         for change in changes {
-            written.push(match &common {
-                Some(refusal) => Err(refusal.clone()),
-                None => self.accept(now, &change),
-            });
+            let accepted = match &common {
+                Some(refusal) => Err(refusal.clone().into()),
+                None => self.accept(now, &change, demand.level),
+            };
+            items.push(accepted.unwrap_or_else(|unmet| Item::Done(Err(unmet))));
         }
-        self.out.replies.push((ticket, Reply::Written(written)));
+        self.wait_for(ticket, items, demand);
     }
 
-    fn accept(&mut self, now: Millis, change: &Change) -> Result<Written, Refusal> {
-        self.serves(self.engine.shard_of(&change.key))?;
+    /// Applies a change if its level can be reached; what is to be waited for.
+    fn accept(&mut self, now: Millis, change: &Change, level: Level) -> Result<Item, Unmet> {
+        let shard = self.engine.shard_of(&change.key);
+        self.serves(shard)?;
+        let alone = self.is_enough(shard, level)?;
+        let issued = self.engine.sequence(shard, self.me.origin);
+        let written = self.apply_change(now, change)?;
+        let sequence = self.engine.sequence(shard, self.me.origin);
+        Ok(match alone {
+            true => Item::Done(Ok(written)),
+            // What was done before, or had nothing to do, stands on all that is here.
+            false if sequence == issued => Item::Open(written, shard, Goal::Copy),
+            false => Item::Open(written, shard, Goal::Operation(sequence)),
+        })
+    }
+
+    fn apply_change(&mut self, now: Millis, change: &Change) -> Result<Written, Refusal> {
         let damaged = |_| Refusal::Quarantined;
         let existed = {
             let entity = self.engine.entity(&change.key).map_err(damaged)?;
@@ -96,6 +120,7 @@ impl Core {
         let bytes = operation.encode();
         let image = self.engine.apply(shard, &operation, bytes.clone());
         self.push.entry(shard).or_default().push(bytes);
+        self.waits.touch(shard);
         self.drain_waiting(shard);
         image.ok_or(Refusal::Quarantined)
     }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use atoll_store::backend::BackendError;
-use atoll_store::command::{Change, Refusal};
+use atoll_store::command::Change;
 use atoll_store::committer::Committer;
 use atoll_store::dot::Millis;
 use atoll_store::engine::{Changed, Engine, Quarantined};
@@ -34,6 +34,7 @@ use atoll_store::name::EntityKey;
 use atoll_store::reader::Reader;
 
 use crate::core::{Bounds, Event, Identity, ShardStatus, Status, Written};
+use crate::level::{Demand, Unmet};
 use crate::placement::{Ending, RegionPlacement};
 use crate::transport::{Arrival, NodeId, Transport};
 use load::Load;
@@ -102,12 +103,22 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Applies changes as one group commit.
+    /// Applies changes as one group commit; each is answered once its level is met.
     pub async fn write(
         &self,
         changes: Vec<Change>,
-    ) -> Result<Vec<Result<Written, Refusal>>, Unanswered> {
-        self.ask(|answer| Request::Write(changes, answer)).await
+        demand: Demand,
+    ) -> Result<Vec<Result<Written, Unmet>>, Unanswered> {
+        self.ask(|answer| Request::Write(changes, demand, answer)).await
+    }
+
+    /// Reads an entity from as many replicas as its level asks for; it is hot afterwards.
+    pub async fn read(
+        &self,
+        key: EntityKey,
+        demand: Demand,
+    ) -> Result<Result<Arc<Image>, Unmet>, Unanswered> {
+        self.ask(|answer| Request::Read(key, demand, answer)).await
     }
 
     /// Reads an entity, from disk if need be; it is hot afterwards.

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use atoll_store::command::Refusal;
 use atoll_store::engine::{Changed, Quarantined, Staged};
 use atoll_store::entity::Image;
 use atoll_store::mutant::Mutant;
@@ -20,12 +19,14 @@ use atoll_store::reader::Reader;
 
 use super::Observer;
 use crate::core::{Reply, ShardStatus, Status, Written};
+use crate::level::Unmet;
 use crate::placement::Ending;
 use crate::transport::{Class, NodeId, Transport};
 
 /// Who waits for an answer.
 pub(super) enum Responder {
-    Write(oneshot::Sender<Vec<Result<Written, Refusal>>>),
+    Write(oneshot::Sender<Vec<Result<Written, Unmet>>>),
+    Read(oneshot::Sender<Result<Arc<Image>, Unmet>>),
     Load(oneshot::Sender<Result<Arc<Image>, Quarantined>>),
     Digests(oneshot::Sender<Vec<ShardStatus>>),
 }
@@ -107,6 +108,7 @@ impl Release {
 fn respond(responder: Responder, reply: Reply) {
     match (responder, reply) {
         (Responder::Write(to), Reply::Written(written)) => drop(to.send(written)),
+        (Responder::Read(to), Reply::Read(image)) => drop(to.send(image)),
         (Responder::Load(to), Reply::Loaded(image)) => drop(to.send(image)),
         (Responder::Digests(to), Reply::Digests(digests)) => drop(to.send(digests)),
         _ => {}

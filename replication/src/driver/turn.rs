@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 use atoll_store::backend::Backend;
-use atoll_store::command::{Change, Refusal};
+use atoll_store::command::Change;
 use atoll_store::committer::Batch;
 use atoll_store::dot::Millis;
 use atoll_store::engine::{Engine, Quarantined};
@@ -25,6 +25,7 @@ use atoll_store::name::EntityKey;
 use super::Clock;
 use super::release::{Released, Responder};
 use crate::core::{Bounds, Core, Event, Identity, ShardStatus, Ticket, Written};
+use crate::level::{Demand, Unmet};
 use crate::transport::{Arrival, Class, Transport};
 
 /// Between looks at the disk's free space.
@@ -32,7 +33,8 @@ const SPACE_EVERY_MS: Millis = 500;
 
 /// What a handle asks.
 pub(super) enum Request {
-    Write(Vec<Change>, oneshot::Sender<Vec<Result<Written, Refusal>>>),
+    Write(Vec<Change>, Demand, oneshot::Sender<Vec<Result<Written, Unmet>>>),
+    Read(EntityKey, Demand, oneshot::Sender<Result<Arc<Image>, Unmet>>),
     Load(EntityKey, oneshot::Sender<Result<Arc<Image>, Quarantined>>),
     Digests(oneshot::Sender<Vec<ShardStatus>>),
     /// What the cluster decided: answered by nothing but its effects.
@@ -126,7 +128,12 @@ impl Turn {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
         let (event, responder) = match request {
-            Request::Write(changes, to) => (Event::Write(ticket, changes), Responder::Write(to)),
+            Request::Write(changes, demand, to) => {
+                (Event::Write(ticket, changes, demand), Responder::Write(to))
+            }
+            Request::Read(key, demand, to) => {
+                (Event::Read(ticket, key, demand), Responder::Read(to))
+            }
             Request::Load(key, to) => (Event::Load(ticket, key), Responder::Load(to)),
             Request::Digests(to) => (Event::Digests(ticket), Responder::Digests(to)),
             Request::Told(event) => return events.push(event),

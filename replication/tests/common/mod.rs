@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_replication::core::{Bounds, Core, Effects, Event, Identity, Reply, Status, Ticket};
+use atoll_replication::level::{Demand, Unmet};
 use atoll_replication::placement::{Ending, RegionPlacement, Replicas, Seat, Version};
 use atoll_replication::transport::{Class, NodeId};
 use atoll_store::backend::memory::Memory;
@@ -80,7 +81,8 @@ pub fn identity(number: u8, region: &str, origin: u64) -> Identity {
 /// epoch.
 pub fn record(region: &str, number: u64, current: &[u8], next: Option<&[u8]>) -> RegionPlacement {
     let set = |numbers: &[u8]| numbers.iter().map(|number| node_id(*number)).collect();
-    let replicas = Replicas { epoch: number, current: set(current), next: next.map(set) };
+    let replicas =
+        Replicas { epoch: number, current: set(current), next: next.map(set), struck: 0 };
     let seat = |node| (node, Seat { name: "n".to_owned(), zone: "z".to_owned(), disk: 1 });
     RegionPlacement {
         region: region.to_owned(),
@@ -195,13 +197,17 @@ impl Node {
         now: Millis,
         change: Change,
     ) -> (Result<bool, atoll_store::command::Refusal>, Released) {
-        let mut released = self.run(now, vec![Event::Write(1, vec![change])]);
+        let mut released = self.run(now, vec![Event::Write(1, vec![change], Demand::default())]);
         let place = released.replies.iter().position(|(_, r)| matches!(r, Reply::Written(_)));
         let Some((_, Reply::Written(mut written))) = place.map(|p| released.replies.remove(p))
         else {
             panic!("no reply to a write");
         };
-        (written.remove(0).map(|written| written.replayed), released)
+        let refusal = |unmet| match unmet {
+            Unmet::Refused(refusal) => refusal,
+            other => panic!("asked of one: {other}"),
+        };
+        (written.remove(0).map(|written| written.replayed).map_err(refusal), released)
     }
 
     /// Reads an entity; nothing is committed. `None`: it is damaged.

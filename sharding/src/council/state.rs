@@ -107,6 +107,7 @@ impl Slot {
             return;
         }
         if let Some(next) = self.replicas.next.take() {
+            self.replicas.struck = self.replicas.struck_after(&next);
             self.replicas.current = next;
             self.replicas.epoch = self.replicas.epoch.saturating_add(1);
             self.caught.clear();
@@ -119,7 +120,9 @@ impl Slot {
         if !self.names(node) || !others {
             return;
         }
-        self.replicas.current.remove(&node);
+        if self.replicas.current.remove(&node) {
+            self.replicas.struck = self.replicas.struck.saturating_add(1);
+        }
         self.replicas.epoch = self.replicas.epoch.saturating_add(1);
         self.caught.remove(&node);
         let Some(next) = &mut self.replicas.next else { return };
@@ -424,7 +427,7 @@ mod tests {
     }
 
     fn sets(state: &State) -> (Vec<NodeId>, Option<Vec<NodeId>>, u64) {
-        let Replicas { epoch, current, next } = &state.slots[0].replicas;
+        let Replicas { epoch, current, next, .. } = &state.slots[0].replicas;
         let list = |set: &BTreeSet<NodeId>| set.iter().copied().collect();
         (list(current), next.as_ref().map(list), *epoch)
     }

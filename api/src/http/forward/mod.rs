@@ -42,7 +42,9 @@ use super::App;
 use super::accept::Form;
 use super::frames::Frames;
 use super::problem::{Code, Problem};
+use super::query::TIMEOUT_MS;
 use super::request;
+use crate::node::Demand;
 use channel::{Answered, Channels, Failed, Lane, Until};
 
 pub(super) use batch::batch;
@@ -54,7 +56,12 @@ use slots::Share;
 pub(super) use slots::Slots;
 
 /// How long a request may take whose client says nothing of it.
-const TIMEOUT: Duration = Duration::from_millis(2_000);
+const TIMEOUT: Duration = Duration::from_millis(TIMEOUT_MS);
+/// What an answer takes beyond that on its way between two nodes of a region, at most: who holds
+/// the shard says itself that others were too late.
+const GRACE: Duration = Duration::from_millis(250);
+/// How long the one who answers may wait for others, in milliseconds. Only between nodes.
+const WAIT: HeaderName = HeaderName::from_static("atoll-wait");
 /// A node that did not answer is asked last for so long.
 const SUSPECTED: Duration = Duration::from_secs(5);
 /// The status that says that nothing was done, and that another node may do it.
@@ -65,7 +72,7 @@ const SLOTS: HeaderName = HeaderName::from_static("atoll-slots");
 const PLACES: HeaderName = HeaderName::from_static("atoll-places");
 
 /// Headers that are not the request's but the connection's, or that only nodes may send.
-const DROPPED: [HeaderName; 11] = [
+const DROPPED: [HeaderName; 12] = [
     header::HOST,
     header::CONNECTION,
     header::TE,
@@ -77,6 +84,7 @@ const DROPPED: [HeaderName; 11] = [
     HeaderName::from_static("keep-alive"),
     SLOTS,
     PLACES,
+    WAIT,
 ];
 
 /// Carries requests to other nodes. A cheap handle.
@@ -115,7 +123,7 @@ impl Ask {
             uri: uri.map_err(|_| Problem::bad("the address is not a path"))?,
             headers,
             body,
-            deadline: Instant::now() + timeout(parts.uri.query()),
+            deadline: Instant::now() + timeout(parts.uri.query()) + GRACE,
             write: false,
             repeatable: true,
         })
@@ -143,11 +151,14 @@ impl Ask {
         Ask { deadline, ..self }
     }
 
-    fn request(&self) -> Request<Full<Bytes>> {
+    fn request(&self, until: Instant) -> Request<Full<Bytes>> {
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = left.saturating_sub(GRACE).max(left / 2).as_millis() as u64;
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(WAIT, HeaderValue::from(wait.max(1)));
         request
     }
 
@@ -174,6 +185,12 @@ pub(super) fn is_forwarded(parts: &Parts) -> bool {
 fn said<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
     let value = parts.headers.get(name).filter(|_| is_forwarded(parts))?;
     Some(value.to_str().unwrap_or_default())
+}
+
+/// What a request demands, within the time that the node has which carried it here.
+pub(super) fn within(parts: &Parts, demand: Demand) -> Demand {
+    let left = said(parts, &WAIT).and_then(|wait| wait.parse().ok());
+    Demand { timeout_ms: left.unwrap_or(demand.timeout_ms).min(demand.timeout_ms), ..demand }
 }
 
 /// All slots.
@@ -288,7 +305,7 @@ impl Forwarder {
     /// Asks one node after the other, as far as invariants 2 and 3 allow.
     async fn first(&self, ask: &Ask, nodes: Vec<NodeId>, lane: Lane) -> Result<Answer, Problem> {
         let nodes = self.in_order(nodes);
-        let (mut refused, mut lost) = (None, false);
+        let (mut refused, mut late, mut lost) = (None, None, false);
         for (at, node) in nodes.iter().enumerate() {
             let left = (nodes.len() - at) as u32;
             let now = Instant::now();
@@ -296,13 +313,15 @@ impl Forwarder {
             let answered = if ask.repeatable { share } else { ask.deadline };
             match self.attempt(ask, *node, lane, Until { sent: share, answered }).await {
                 Ok(answer) if answer.is_refusal() => refused = Some(answer),
+                // With its share of the time; another may be quicker.
+                Ok(answer) if answer.is_late() && ask.repeatable => late = Some(answer),
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Unsent) => {}
                 Err(Failed::Lost) if ask.repeatable => lost = true,
                 Err(Failed::Lost) => return Err(ask.lost()),
             }
         }
-        match refused {
+        match late.or(refused) {
             _ if lost => Err(ask.lost()),
             Some(answer) => Ok(answer),
             None => Err(unreachable()),
@@ -316,10 +335,11 @@ impl Forwarder {
         lane: Lane,
         until: Until,
     ) -> Result<Answer, Failed> {
-        let answer = match self.0.channels.send(node, lane, ask.request(), until).await {
-            Ok(answered) => take(answered, lane, until.answered).await,
-            Err(failed) => Err(failed),
-        };
+        let answer =
+            match self.0.channels.send(node, lane, ask.request(until.answered), until).await {
+                Ok(answered) => take(answered, lane, until.answered).await,
+                Err(failed) => Err(failed),
+            };
         match &answer {
             Ok(_) => drop(self.suspects().remove(&node)),
             Err(failed) => {
@@ -366,6 +386,11 @@ impl Answer {
     fn is_refusal(&self) -> bool {
         matches!(self, Answer::Whole(response) if response.status() == REFUSED)
     }
+
+    /// Whether it says that too few others answered in time.
+    fn is_late(&self) -> bool {
+        matches!(self, Answer::Whole(response) if response.status() == StatusCode::GATEWAY_TIMEOUT)
+    }
 }
 
 /// Takes a stream as it begins, and everything else to its end.
@@ -406,6 +431,7 @@ mod tests {
             .uri("/v1/sets/a/b%2Fc?timeout=5")
             .header("atoll-slots", "0-63")
             .header("atoll-places", "1")
+            .header("atoll-wait", "1")
             .header("connection", "close")
             .header("idempotency-key", "k");
         let (parts, ()) = request.body(()).expect("a request").into_parts();

@@ -68,7 +68,7 @@ impl Cluster {
     pub(super) fn ask(&mut self, random: &mut Random, node: usize, request: &Request) -> Answer {
         let (kind, _, id) = match request {
             Request::Write { entity, .. } | Request::Read { entity, .. } => entity.clone(),
-            Request::Poll { .. } => panic!("none of these workloads subscribes"),
+            Request::Poll { .. } | Request::At(..) => panic!("none of these workloads does"),
         };
         let entity = (kind, id);
         if let Request::Write { method, body, seen, .. } = request {

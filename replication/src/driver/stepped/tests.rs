@@ -17,6 +17,7 @@ use atoll_store::reader::Reader;
 use super::*;
 use crate::core::{Identity, Status};
 use crate::driver::{Clock, Observer, Unanswered};
+use crate::level::Demand;
 use crate::placement::Ending;
 use crate::transport::{Class, NodeId, Transport};
 
@@ -154,7 +155,10 @@ fn a_write_is_answered_after_its_flush_and_in_order() {
     let mut world = world();
     world.settle();
     let replica = world.replica.clone();
-    let (mut one, mut two) = (pin!(replica.write(add("one"))), pin!(replica.write(add("two"))));
+    let (mut one, mut two) = (
+        pin!(replica.write(add("one"), Demand::default())),
+        pin!(replica.write(add("two"), Demand::default())),
+    );
     assert!(poll(one.as_mut()).is_pending() && world.stepped.has_requests());
     let first = world.stepped.step(Vec::new());
     assert!(poll(two.as_mut()).is_pending());
@@ -187,7 +191,7 @@ fn peers_are_sent_what_is_durable_and_before_observers_hear_of_it() {
     world.stepped.step(vec![connected]);
     world.settle();
     let replica = world.replica.clone();
-    let mut write = pin!(replica.write(add("one")));
+    let mut write = pin!(replica.write(add("one"), Demand::default()));
     assert!(poll(write.as_mut()).is_pending());
     world.stepped.step(Vec::new());
     world.stepped.commit().unwrap();
@@ -202,7 +206,7 @@ fn after_a_failure_nothing_is_released() {
         let mut world = world();
         world.settle();
         let replica = world.replica.clone();
-        let mut write = pin!(replica.write(add("one")));
+        let mut write = pin!(replica.write(add("one"), Demand::default()));
         assert!(poll(write.as_mut()).is_pending());
         world.stepped.step(Vec::new());
         fail(&world.memory);
@@ -219,7 +223,8 @@ fn a_stop_is_answered_when_the_last_step_is_durable() {
     let mut world = world();
     world.settle();
     let replica = world.replica.clone();
-    let (mut write, mut stop) = (pin!(replica.write(add("one"))), pin!(replica.stop()));
+    let (mut write, mut stop) =
+        (pin!(replica.write(add("one"), Demand::default())), pin!(replica.stop()));
     assert!(poll(write.as_mut()).is_pending() && poll(stop.as_mut()).is_pending());
     world.stepped.step(Vec::new());
     world.stepped.commit().unwrap();
@@ -246,7 +251,7 @@ fn what_the_first_step_logged_is_told_with_the_next() {
     let mut before = world();
     let replica = before.replica.clone();
     let change = add("one").into_iter().map(|change| Change { ttl_ms: Some(1), ..change });
-    let mut write = pin!(replica.write(change.collect()));
+    let mut write = pin!(replica.write(change.collect(), Demand::default()));
     assert!(poll(write.as_mut()).is_pending());
     before.stepped.step(Vec::new());
     before.settle();
