@@ -14,10 +14,13 @@
 //! 4. Ticks that were missed are not made up: a process that stood still does not campaign
 //!    before it has read what arrived meanwhile.
 //!
-//! Left out: reads by index, and groups that sleep. Both come with owners.
+//! Left out: reads by index, and groups that sleep: councils need neither. Owners have groups by
+//! the dozen, whose members are [`Member`]s, over a log that memory does not hold.
 
 mod log;
+mod member;
 pub mod starts;
+mod tail;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -36,6 +39,7 @@ use atoll_store::dot::Millis;
 use atoll_store::record::RecordError;
 
 use log::Log;
+pub use member::{At, Drained, ELECTION_TICKS as OWNER_TICKS, Entry, Member, Unreadable};
 pub use wire::{Change, Config, Message};
 use wire::{Kind, Snapshot};
 
