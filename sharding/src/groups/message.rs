@@ -31,6 +31,8 @@ pub(super) struct Roll {
     pub(super) group: u64,
     /// The index at which it was applied.
     pub(super) index: u64,
+    /// A later index, which is committed, and up to which it was not changed.
+    pub(super) until: At,
     pub(super) config: Config,
     pub(super) peers: BTreeMap<u64, NodeId>,
 }
@@ -135,7 +137,7 @@ mod tests {
         let node = NodeId([7; 16]);
         let (at, after) = (At { index: 3, term: 1 }, Bytes::from("k"));
         let config = Config { voters: [7].into(), ..Config::default() };
-        let roll = Roll { group: 1, index: 2, config, peers: [(7, node)].into() };
+        let roll = Roll { group: 1, index: 2, until: at, config, peers: [(7, node)].into() };
         let chunk = Chunk { records: "r".into(), next: None };
         let parts = [
             Part::Hello(Hello { disk: 1, starts: vec![2, 3], promised: [(4, (5, 6))].into() }),

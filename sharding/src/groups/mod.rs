@@ -256,8 +256,13 @@ impl Groups {
             }
             self.look_astray(group, state);
             let slot = &self.slots[&group];
+            let named = |disk: u64| self.seats.get(&group).is_some_and(|s| s.node(disk).is_some());
+            // A leader that is not named any more may have lost its disk, and not know of it.
+            let lost = slot.member.leader().is_some_and(|disk| !named(disk)) && slot.rest.asleep;
             if slot.member.leads() && self.next_step(slot).is_some() {
                 self.wake(group);
+            } else if lost {
+                self.ask_to_wake(group);
             }
         }
     }

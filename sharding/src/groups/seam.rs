@@ -81,7 +81,8 @@ pub enum Event {
 /// What the state machines of this node's groups are told, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Apply this entry: the next one of its group.
+    /// Apply this entry, if it is the next one after what was applied. Any other is of before a
+    /// state that was taken meanwhile, or of a group that was left meanwhile, and is skipped.
     Committed {
         /// The group.
         group: ShardId,

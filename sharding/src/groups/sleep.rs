@@ -222,14 +222,17 @@ impl Groups {
         }
     }
 
-    /// A disk has started anew: it knows nothing of who leads, and may have led.
-    pub(super) fn restarted(&mut self, disk: u64) {
+    /// A node has started anew, with this disk: it knows nothing of who leads, and may have led.
+    pub(super) fn restarted(&mut self, node: NodeId, disk: u64) {
         for group in self.slots.keys().copied().collect::<Vec<_>>() {
-            let member = &self.slots[&group].member;
-            if member.leader() == Some(disk) {
+            let slot = &self.slots[&group];
+            let there = |disk: u64| self.node_of(slot, disk) == Some(node);
+            if slot.member.leads() {
+                if slot.member.config().contains(disk) {
+                    self.wake(group);
+                }
+            } else if slot.member.leader().is_some_and(there) {
                 self.lose_leader(group);
-            } else if member.leads() && member.config().contains(disk) {
-                self.wake(group);
             }
         }
     }

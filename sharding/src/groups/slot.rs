@@ -104,9 +104,11 @@ impl Slot {
         }
     }
 
-    /// Whether this disk knows nothing of the group: there is nobody to ask, and nothing to do.
+    /// Whether this disk knows nothing of the group, and has nobody to greet: there is nothing to
+    /// do until a member says something.
     pub(super) fn is_blank(&self) -> bool {
-        self.member.config().voters.is_empty() && self.addresses.is_empty()
+        let greets = !self.clearance.is_cleared() && !self.addresses.is_empty();
+        self.member.config().voters.is_empty() && self.taking.is_none() && !greets
     }
 
     /// Whether somebody here waits for an answer of the group.
@@ -119,6 +121,7 @@ impl Slot {
         (!member.config().voters.is_empty()).then(|| Roll {
             group: number(self.shard),
             index: member.config_index(),
+            until: member.reached(),
             config: member.config().clone(),
             peers: member.peers().clone(),
         })

@@ -85,7 +85,7 @@ impl Groups {
             self.slots.values().flat_map(|slot| slot.member.config().members()).collect();
         self.starts.prune(|disk| in_use.contains(&disk), &mut self.out.writes);
         if new {
-            self.restarted(hello.disk);
+            self.restarted(from, hello.disk);
         }
         if !self.answered.contains(&hello.disk) {
             self.hello(now, from, GREET_MS);
@@ -112,10 +112,19 @@ impl Groups {
     fn learn(&mut self, rolls: Vec<Roll>, state: &mut dyn State) {
         for roll in rolls {
             let Some(slot) = self.slots.get_mut(&roll.group) else { continue };
+            let me = self.starts.disk();
+            let within = roll.config.contains(me);
+            let named = self.seats.get(&roll.group).is_some_and(|seats| seats.node(me).is_some());
+            // Who has left a group has no business with it.
+            if slot.member.config().voters.is_empty() && !(within && named) {
+                continue;
+            }
             slot.clearance.learn(roll.index, &roll.config);
             slot.addresses.extend(roll.peers.iter().map(|(disk, node)| (*disk, *node)));
-            let newer = roll.index > slot.member.config_index();
-            if newer && !roll.config.contains(self.starts.disk()) && slot.astray {
+            // What this disk has acknowledged as a member must not be forgotten. All of it is
+            // behind what was committed without this member: if it is to be one again, that is
+            // decided later in the log.
+            if !within && slot.astray && slot.member.is_behind(roll.until) {
                 self.leave(roll.group, state);
             }
         }
@@ -219,6 +228,11 @@ impl Groups {
         if slot.member.is_contradicted_by(&message) {
             return self.give_up("a leader knows of a longer log");
         }
+        if slot.member.is_overrated_by(&message) {
+            slot.member.refuse();
+            self.dirty.insert(group);
+            return;
+        }
         let member = slot.member.config().contains(speaker.disk);
         if let Some(promise) = message.promise().filter(|_| member) {
             self.starts.notice(speaker.disk, group, promise);
@@ -297,7 +311,11 @@ impl Groups {
         let me = self.starts.disk();
         let named = self.seats.get(&group).is_none_or(|seats| seats.node(me).is_some());
         let Some(slot) = self.slots.get_mut(&group) else { return };
-        slot.astray = !named && !slot.is_blank();
+        let member = !slot.member.config().voters.is_empty();
+        slot.astray = !named && member;
+        if !named && !member {
+            slot.addresses.clear();
+        }
         if slot.astray {
             slot.rest.rouse();
             self.part(group, state);
@@ -310,7 +328,8 @@ impl Groups {
         let Some(slot) = self.slots.get(&group) else { return };
         let config = slot.member.config();
         let out = !config.voters.is_empty() && !config.contains(me);
-        if slot.astray && out && !slot.member.leads() {
+        let behind = slot.member.is_behind(slot.member.reached());
+        if slot.astray && out && behind && !slot.member.leads() {
             self.leave(group, state);
         }
     }

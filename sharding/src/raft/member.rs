@@ -12,12 +12,14 @@
 //!
 //! Left out: who may speak (R13), who sleeps, and how a snapshot's state gets there.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry as RaftEntry, EntryType, Message as RaftMessage};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+use raft::{ProgressState, RawNode, SnapshotStatus};
 use serde::{Deserialize, Serialize};
 
 use atoll_replication::transport::NodeId;
@@ -44,8 +46,8 @@ const COMMITTED_BYTES: u64 = 1 << 20;
 const INFLIGHT: usize = 128;
 /// Entries that a learner may lack and get a vote: traffic always leaves it a few behind.
 const NEARLY: u64 = 128;
-/// Ticks within which those who lost their leader ask for votes.
-const HASTE_TICKS: u64 = 6;
+/// Ticks between those who ask for votes after they lost their leader.
+const TURN_TICKS: usize = 4;
 /// Bytes of entries that a sleeping member holds in memory.
 const ASLEEP_BYTES: usize = 4 << 10;
 
@@ -160,6 +162,9 @@ impl Member {
 
     /// Lets a tick pass.
     pub fn tick(&mut self) {
+        if self.last() < self.raw.store().floor() {
+            return;
+        }
         let asks = !self.leads()
             && self.raw.raft.election_elapsed + 1 >= self.raw.raft.randomized_election_timeout();
         self.attempts += u64::from(asks);
@@ -219,17 +224,22 @@ impl Member {
         self.raw.ping();
     }
 
-    /// The leader is gone: asks for votes within a few ticks, and grants them.
+    /// The leader is gone: asks for votes soon, and grants them. The voters that are left take
+    /// turns, in another order in each group, so that they do not stand in each other's way.
     pub fn hasten(&mut self) {
         if self.leads() {
             return;
         }
+        let (gone, me) = (self.raw.raft.leader_id, self.name.disk);
+        let left: Vec<u64> =
+            self.config().voters.iter().copied().filter(|disk| *disk != gone).collect();
+        let mine = left.iter().position(|disk| *disk == me).unwrap_or(0);
+        let first = usize::try_from(self.name.group).unwrap_or(0) % left.len().max(1);
+        let turn = (mine + left.len() - first) % left.len().max(1);
         self.raw.raft.leader_id = 0;
-        let parts = [self.name.chance, self.name.group, self.name.disk, self.term(), self.attempts];
-        let haste = draw(b"haste", &parts) % HASTE_TICKS + 1;
-        let haste = usize::try_from(haste).expect("below ten");
-        self.raw.raft.election_elapsed =
-            self.raw.raft.randomized_election_timeout().saturating_sub(haste);
+        let wait = (1 + turn * TURN_TICKS).min(ELECTION_TICKS);
+        let elapsed = self.raw.raft.randomized_election_timeout().saturating_sub(wait);
+        self.raw.raft.election_elapsed = elapsed;
     }
 
     /// Who sleeps holds no lease: a voter whose log is as good may be voted for.
@@ -295,6 +305,8 @@ impl Member {
                 message.term < self.term() || *commit <= end
             }
             Kind::AppendAnswer { index, rejected: None, .. } => *index <= end,
+            // What this disk knew of the log when it left the group was committed.
+            Kind::Vote { index, log_term, .. } => (*log_term, *index) >= self.raw.store().floor(),
             Kind::Snapshot(snapshot) => {
                 let roster = Roster::decode(&snapshot.data);
                 snapshot.config.contains(self.name.disk)
@@ -307,14 +319,48 @@ impl Member {
     /// Whether a leader believes that this log is longer than it is: something it had
     /// acknowledged is gone, so it must not speak under this id again.
     pub fn is_contradicted_by(&self, message: &Message) -> bool {
-        let commit = match &message.kind {
-            Kind::Heartbeat { commit } | Kind::Ask { commit, .. } => *commit,
-            _ => return false,
-        };
-        message.to == self.name.disk
-            && message.is_sound()
-            && message.term >= self.term()
-            && commit > self.end().max(self.raw.store().floor())
+        self.counted(message) > self.end().max(self.raw.store().floor().1)
+    }
+
+    /// Whether a leader counts on what this disk had when it was in the group before.
+    pub fn is_overrated_by(&self, message: &Message) -> bool {
+        self.counted(message) > self.end()
+    }
+
+    /// How much of the log a leader's word takes for being here.
+    fn counted(&self, message: &Message) -> u64 {
+        let current = message.to == self.name.disk && message.term >= self.term();
+        match &message.kind {
+            Kind::Heartbeat { commit } | Kind::Ask { commit, .. }
+                if current && message.is_sound() =>
+            {
+                *commit
+            }
+            _ => 0,
+        }
+    }
+
+    /// Follows nobody of this term any more: its leader has to be elected anew, and asks what is
+    /// here.
+    pub fn refuse(&mut self) {
+        let term = self.term() + 1;
+        self.raw.raft.become_follower(term, 0);
+    }
+
+    /// The last entry given out: all up to there is committed.
+    pub fn reached(&self) -> At {
+        let term = self.raw.raft.raft_log.term(self.given).unwrap_or(0);
+        At { index: self.given, term }
+    }
+
+    /// Whether a log that is committed up to there has all that could be committed of this one.
+    pub fn is_behind(&self, at: At) -> bool {
+        self.last() <= (at.term, at.index)
+    }
+
+    /// Term and index of the last entry.
+    fn last(&self) -> (u64, u64) {
+        (self.raw.raft.raft_log.last_term(), self.end())
     }
 
     /// The state that a message offers, if this log does not reach it.
@@ -381,6 +427,13 @@ impl Member {
             roster.peers.retain(|id, _| config.contains(*id));
             self.raw.mut_store().enrol(roster, writes);
             out.enrolled = true;
+        }
+        // A leader that is no member could neither go on nor be told so: the crate forgets its
+        // own progress, and panics when it looks for it.
+        if out.enrolled && self.leads() && !self.config().contains(self.name.disk) {
+            say(std::mem::take(&mut self.raw.raft.msgs), out);
+            let term = self.term();
+            self.raw.raft.become_follower(term, 0);
         }
     }
 
@@ -454,116 +507,3 @@ fn given(entry: RaftEntry) -> Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a committed entry of the log cannot be read")]
 pub struct Unreadable;
-
-/// What is to be seen of it.
-impl Member {
-    /// The member that this is.
-    pub fn name(&self) -> Name {
-        self.name
-    }
-
-    /// Who is in the group, as far as is known here.
-    pub fn config(&self) -> &Config {
-        &self.raw.store().roster().config
-    }
-
-    /// The index of the last change of members.
-    pub fn config_index(&self) -> u64 {
-        self.raw.store().roster().index
-    }
-
-    /// The nodes of members' disks, as recorded in the log.
-    pub fn peers(&self) -> &BTreeMap<u64, NodeId> {
-        &self.raw.store().roster().peers
-    }
-
-    /// The term.
-    pub fn term(&self) -> u64 {
-        self.raw.raft.term
-    }
-
-    /// The last index.
-    pub fn end(&self) -> u64 {
-        self.raw.raft.raft_log.last_index()
-    }
-
-    /// The last index known to be committed.
-    pub fn committed(&self) -> u64 {
-        self.raw.raft.raft_log.committed
-    }
-
-    /// The last entry given out.
-    pub fn given(&self) -> u64 {
-        self.given
-    }
-
-    /// How far the state machine is.
-    pub fn state(&self) -> u64 {
-        self.raw.store().state()
-    }
-
-    /// The log begins after this index.
-    pub fn base(&self) -> u64 {
-        self.raw.store().base()
-    }
-
-    /// Bytes of the log in memory.
-    pub fn bytes(&self) -> usize {
-        self.raw.store().bytes()
-    }
-
-    /// Term and last index of its log: what it has promised, at least.
-    pub fn promised(&self) -> (u64, u64) {
-        (self.term(), self.end().max(self.raw.store().floor()))
-    }
-
-    /// Who leads, if that is known.
-    pub fn leader(&self) -> Option<u64> {
-        Some(self.raw.raft.leader_id).filter(|id| *id != 0)
-    }
-
-    /// Whether this member leads.
-    pub fn leads(&self) -> bool {
-        self.raw.raft.state == StateRole::Leader
-    }
-
-    /// Whether this member leads, and has given out an entry of its own term: everything that
-    /// earlier leaders committed came before it.
-    pub fn owns(&self) -> bool {
-        let own = self.raw.raft.raft_log.term(self.given);
-        self.leads() && own.is_ok_and(|term| term == self.term())
-    }
-
-    /// Whether leadership is being handed over.
-    pub fn is_handing_over(&self) -> bool {
-        self.raw.raft.lead_transferee.is_some()
-    }
-
-    /// Whether a change of members is under way.
-    pub fn is_changing(&self) -> bool {
-        self.raw.raft.has_pending_conf()
-    }
-
-    /// Whether everything in the log is committed and given out.
-    pub fn is_even(&self) -> bool {
-        self.end() == self.committed() && self.given == self.committed()
-    }
-
-    /// Whether the leader knows that a member has all of its log, and knows it committed.
-    pub fn is_level(&self, disk: u64) -> bool {
-        let end = self.end();
-        let progress = self.raw.raft.prs().get(disk);
-        progress.is_some_and(|p| p.matched == end && p.committed_index >= self.committed())
-    }
-
-    /// Whether the leader knows that a member has nearly all of its log.
-    pub fn is_near(&self, disk: u64) -> bool {
-        let progress = self.raw.raft.prs().get(disk);
-        progress.is_some_and(|p| p.matched > 0 && p.matched + NEARLY >= self.end())
-    }
-
-    /// How much of its log the leader knows a member to have.
-    pub fn matched(&self, disk: u64) -> u64 {
-        self.raw.raft.prs().get(disk).map_or(0, |progress| progress.matched)
-    }
-}

@@ -1,7 +1,7 @@
 //! The log of a group of owners: its end in memory, all of it on disk, its state elsewhere.
 //!
 //! ```text
-//! q group h          hard state: term u64 · vote u64 · commit u64 · floor u64
+//! q group h          hard state: term u64 · vote u64 · commit u64 · floor: term, index
 //! q group s          where the log begins: index, term of the entry before its first
 //! q group c          members: the index that they were applied at, who, the nodes of disks
 //! q group i          state that is being taken: index, term, how far
@@ -15,18 +15,19 @@
 //! 2. An entry leaves memory only once it is durable: see [`Tail::flushed`].
 //! 3. A change in memory comes with the writes that make it durable.
 //! 4. A damaged or gapped log is unknown, not shorter: it does not load.
-//! 5. The floor is the last index that this disk may have acknowledged before it left the group;
-//!    it outlives the log, as term and vote do.
+//! 5. The floor is how far the log went when this disk left the group; it outlives the log, as
+//!    term and vote do. Who lags behind it gets no vote here: with the log, it would not either.
 //!
 //! Left out: the state. A snapshot here is an index, a term and the members.
+
+mod storage;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry as RaftEntry, HardState, Snapshot as RaftSnapshot};
-use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+use raft::eraftpb::{Entry as RaftEntry, HardState};
 use serde::{Deserialize, Serialize};
 
 use atoll_replication::transport::NodeId;
@@ -74,7 +75,8 @@ pub(super) struct Tail {
     durable: u64,
     underway: VecDeque<(u64, u64)>,
     hard: HardState,
-    floor: u64,
+    /// Term and index.
+    floor: (u64, u64),
     roster: Roster,
     /// How far the state machine is, and the snapshot that is being taken from it.
     state: u64,
@@ -130,7 +132,7 @@ impl Tail {
             durable: 0,
             underway: VecDeque::new(),
             hard: HardState::default(),
-            floor: 0,
+            floor: (0, 0),
             roster: Roster::default(),
             state: 0,
             offered: Cell::new(None),
@@ -243,7 +245,8 @@ impl Tail {
         self.base.0
     }
 
-    pub(super) fn floor(&self) -> u64 {
+    /// Term and index of the end of the log that this disk had when it left the group.
+    pub(super) fn floor(&self) -> (u64, u64) {
         self.floor
     }
 
@@ -429,7 +432,8 @@ impl Tail {
 
     /// Deletes the log, but for what the disk has promised.
     pub(super) fn leave(mut self, writes: &mut Vec<Write>) -> Tail {
-        let floor = self.floor.max(self.end);
+        let end = (self.term_at(self.end).unwrap_or(self.hard.term), self.end);
+        let floor = self.floor.max(end);
         self.delete(self.base.0 + 1, u64::MAX, writes);
         self.stage(None, writes);
         writes.push((key(self.group, b's'), None));
@@ -466,50 +470,5 @@ pub(super) fn forget(
         let Some((last, _)) = page.last() else { return Ok(()) };
         from = [last, &[0][..]].concat();
         writes.extend(page.into_iter().map(|(key, _)| (key.to_vec(), None)));
-    }
-}
-
-impl Storage for Tail {
-    fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard.clone(), self.roster.config.to_raft()))
-    }
-
-    fn entries(
-        &self,
-        low: u64,
-        high: u64,
-        max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
-    ) -> raft::Result<Vec<RaftEntry>> {
-        // Of what cannot be read a follower gets a snapshot.
-        let found = self.range(low, high, max_size.into().unwrap_or(u64::MAX));
-        found.ok_or(Error::Store(StorageError::Compacted))
-    }
-
-    fn term(&self, index: u64) -> raft::Result<u64> {
-        self.term_at(index).ok_or(Error::Store(StorageError::Compacted))
-    }
-
-    fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.base.0 + 1)
-    }
-
-    fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.end)
-    }
-
-    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<RaftSnapshot> {
-        let known = self.offered().or_else(|| Some((self.state, self.term_at(self.state)?)));
-        let at = known.filter(|(index, _)| *index >= request_index && *index > 0);
-        let (Some((index, term)), config) = (at, &self.roster.config) else {
-            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
-        };
-        // Who is not named in it would refuse it.
-        if !config.contains(to) {
-            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
-        }
-        self.offered.set(Some((index, term)));
-        let (config, data) = (config.clone(), self.roster.encode());
-        Ok(Snapshot { index, term, config, data }.into_raft())
     }
 }

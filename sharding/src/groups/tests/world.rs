@@ -103,6 +103,12 @@ pub(super) struct World {
     unseen: BTreeMap<(usize, usize), Millis>,
     tickets: Ticket,
     pub(super) judge: Judge,
+    /// Bytes that each command has more.
+    pub(super) padding: usize,
+    /// Membership sees nothing new.
+    pub(super) blind: bool,
+    /// Whether what is said counts.
+    pub(super) judged: bool,
     /// What happened, for golden scripts.
     pub(super) trace: Option<Vec<String>>,
 }
@@ -137,6 +143,9 @@ impl World {
             unseen: BTreeMap::new(),
             tickets: 0,
             judge: Judge::default(),
+            padding: 0,
+            blind: false,
+            judged: true,
             trace: None,
         };
         (0..nodes).for_each(|_| world.add());
@@ -310,6 +319,9 @@ impl World {
 
     /// What a node's state machines are told.
     fn hear(&mut self, place: usize, news: News, events: &mut Vec<Event>) {
+        if !self.judged {
+            return;
+        }
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:6} node {place}: {news:?}", self.now));
         }
@@ -343,8 +355,14 @@ impl World {
             }
             News::Refused { ticket, .. } => drop(self.judge.asked.remove(&ticket)),
             News::Lost { .. } => self.judge.lost += 1,
-            News::Installed { .. } => self.judge.installs += 1,
-            News::Left { .. } => self.judge.left += 1,
+            News::Installed { group, .. } => {
+                self.judge.installs += 1;
+                *self.places[place].machine.switched.get_mut(&group).unwrap() -= 1;
+            }
+            News::Left { group } => {
+                self.judge.left += 1;
+                *self.places[place].machine.switched.get_mut(&group).unwrap() -= 1;
+            }
             News::NotOwner { .. } => {}
         }
     }
@@ -352,7 +370,7 @@ impl World {
     /// Proposes something at a node.
     pub(super) fn propose(&mut self, place: usize, group: ShardId) {
         self.tickets += 1;
-        let command = Bytes::from(format!("{}", self.tickets));
+        let command = Bytes::from(format!("{:1$}", self.tickets, self.padding));
         self.step(place, vec![Event::Propose { group, ticket: self.tickets, command }]);
     }
 
@@ -424,6 +442,9 @@ impl World {
                     live.insert(id(other));
                 }
             }
+            if self.blind {
+                live = (0..self.places.len()).map(id).collect();
+            }
             let at = &mut self.places[place];
             let mut events = Vec::new();
             if at.live != live {
@@ -450,9 +471,14 @@ impl World {
 
     /// Heals everything.
     pub(super) fn heal(&mut self) {
+        self.heal_but(usize::MAX);
+    }
+
+    /// Heals everything but one node.
+    pub(super) fn heal_but(&mut self, but: usize) {
         (self.loss, self.doubled, self.slow) = (0, 0, 0);
         self.cut.clear();
-        for place in 0..self.places.len() {
+        for place in (0..self.places.len()).filter(|place| *place != but) {
             self.places[place].paused = 0;
             if !self.is_up(place) {
                 self.start(place);
@@ -495,10 +521,52 @@ impl World {
                 return self.check();
             }
         }
-        let views: Vec<_> = (self.groups.iter())
-            .flat_map(|group| self.up().into_iter().map(|place| (place, self.view(place, *group))))
-            .collect();
-        panic!("no rest: {views:#?}");
+        panic!("no rest at {}:\n{}", self.now, self.describe());
+    }
+
+    fn describe(&self) -> String {
+        let mut lines = vec![format!("{} frames under way", self.network.len())];
+        let of = |disks: &BTreeSet<u64>| {
+            let places = disks
+                .iter()
+                .map(|disk| (0..self.places.len()).find(|place| self.disk_id(*place) == *disk));
+            format!("{:?}", places.map(|place| place.map_or(99, |place| place)).collect::<Vec<_>>())
+        };
+        for group in &self.groups {
+            let Seating { voters, learners } = &self.seating[group];
+            lines.push(format!("{group} should be {voters:?} {learners:?}"));
+            for place in self.up() {
+                let Some(view) = self.view(place, *group) else { continue };
+                let leader = view.leader.map(place_of);
+                let flags = [view.leads, view.owns, view.asleep, view.cleared, view.is_joint];
+                let flags: String = ("LOSCJ".chars().zip(flags))
+                    .map(|(letter, set)| if set { letter } else { '-' })
+                    .collect();
+                let (voters, learners) = (of(&view.voters), of(&view.learners));
+                let log = (view.base, view.committed, view.end);
+                let term = view.term;
+                lines.push(format!(
+                    "  node {place} term {term} leader {leader:?} {flags} log {log:?} {voters} {learners}"
+                ));
+            }
+        }
+        lines.join("\n")
+    }
+
+    /// Runs until those that are up have what they want from each other.
+    pub(super) fn settle_up(&mut self) {
+        let end = self.now + 60_000;
+        let rests = |world: &World| {
+            let silent = |place: &usize| {
+                let at = &world.places[*place];
+                at.queue.is_empty() && at.groups.as_ref().unwrap().deadline().is_none()
+            };
+            world.network.is_empty() && world.up().iter().all(silent)
+        };
+        while !rests(self) {
+            assert!(self.now < end, "no rest at {}:\n{}", self.now, self.describe());
+            self.run(500);
+        }
     }
 
     /// Every member's state is all that was ever committed.
