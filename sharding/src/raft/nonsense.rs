@@ -1,4 +1,4 @@
-//! Well-formed nonsense, for tests of whoever reads messages.
+//! Well-formed nonsense, and messages in words, for tests of whoever reads messages.
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -12,6 +12,26 @@ pub(super) fn node(disk: u64) -> NodeId {
 }
 
 impl Message {
+    /// In words.
+    pub(crate) fn describe(&self) -> String {
+        match &self.kind {
+            Kind::Append { index, commit, entries, .. } => {
+                format!("append {} after {index}, committed {commit}", entries.len())
+            }
+            Kind::AppendAnswer { index, rejected: None, .. } => format!("has up to {index}"),
+            Kind::AppendAnswer { index, .. } => format!("lacks {index}"),
+            Kind::Vote { pre: true, .. } => format!("would vote? term {}", self.term),
+            Kind::Vote { .. } => format!("vote? term {}", self.term),
+            Kind::VoteAnswer { rejected, .. } => format!("vote: {}", !rejected),
+            Kind::Snapshot(snapshot) => format!("state at {}", snapshot.index),
+            Kind::Heartbeat { commit } => format!("here, committed {commit}"),
+            Kind::HeartbeatAnswer { .. } => "here too".to_owned(),
+            Kind::TimeoutNow => "lead".to_owned(),
+            Kind::Ask { .. } => "leads?".to_owned(),
+            Kind::AskAnswer { .. } => "leads".to_owned(),
+        }
+    }
+
     /// The same between other disks, of a snapshot with them in its group.
     pub(crate) fn readdressed(mut self, from: u64, to: u64) -> Message {
         (self.from, self.to) = (from, to);

@@ -4,6 +4,7 @@ mod chaos;
 mod golden;
 mod machine;
 mod nonsense;
+mod rest;
 mod starts;
 mod world;
 
