@@ -69,6 +69,22 @@ fn idle_groups_send_nothing_and_wait_for_nothing() {
 }
 
 #[test]
+fn nobody_sleeps_while_somebody_who_is_there_lacks_something() {
+    let mut world = World::formed(10, 3, 0, 1);
+    let owner = world.owner(first()).unwrap();
+    let other = (owner + 1) % 3;
+    world.blind = true;
+    world.cut.extend([(owner, other), (other, owner)]);
+    fill(&mut world, first(), 5);
+    world.run(600);
+    let awake = |world: &World| !world.view(owner, first()).unwrap().asleep;
+    assert!(awake(&world), "it is there, and lacks what was said");
+    world.heal();
+    world.settle();
+    assert!(!awake(&world));
+}
+
+#[test]
 fn all_of_a_step_goes_to_a_peer_in_one_frame() {
     let mut world = World::new(3, 3, 64);
     for seating in world.seating.values_mut() {

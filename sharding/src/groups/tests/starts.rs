@@ -3,6 +3,8 @@
 use atoll_store::backend::memory::{Memory, Snapshot};
 
 use super::*;
+use crate::groups::message::{Roll, Speaker, encode};
+use crate::raft::Config;
 
 /// A node loses power, and comes back with an older copy of its disk, while the others are there.
 fn put_back(world: &mut World, copies: &[Vec<Snapshot>]) {
@@ -113,6 +115,39 @@ fn r13_a_start_that_nobody_has_recognised_says_nothing_to_its_groups() {
     world.run(1_000);
     assert!(world.view(0, first()).unwrap().cleared);
     world.settle();
+    (0..3).for_each(|place| world.crash(place));
+    world.start(0);
+    world.start(1);
+    world.run(2_800);
+    assert_eq!(world.owner(first()), None, "the third may know better");
+    world.run(3_000);
+    assert!(world.owner(first()).is_some(), "it had its time");
+    world.heal();
+    world.settle();
+}
+
+/// A member that the record does not name leaves on the word that it is out, but not on one from
+/// before something that it has: it may have acknowledged that as a member again.
+#[test]
+fn r13_who_has_more_than_the_word_that_it_is_out_stays() {
+    let mut world = World::formed(9, 3, 1, 1);
+    fill(&mut world, first(), 10);
+    world.settle();
+    let group = first();
+    let others = Seats { voters: [(world.disk_id(0), id(0))].into(), ..Seats::default() };
+    world.step(3, vec![Event::Placed([(group, others)].into())]);
+    let View { end, term, .. } = world.view(3, group).unwrap();
+    let config = Config { voters: [world.disk_id(0)].into(), ..Config::default() };
+    let nonce = world.places[0].groups.as_ref().unwrap().starts.nonce();
+    let speaker = Speaker { disk: world.disk_id(0), nonce };
+    for (index, left) in [(end - 1, 0), (end, 1)] {
+        let until = At { index, term };
+        let roll = Roll { group: 0, index, until, config: config.clone(), peers: [].into() };
+        let frame = encode(speaker, &[Part::Rolls(vec![roll])]).remove(0);
+        world.step(3, vec![Event::Received(id(0), frame)]);
+        world.flush(3);
+        assert_eq!(world.judge.left, left, "told of {index}, and has {end}");
+    }
 }
 
 /// Who has left a group, and dropped its log, must not vote for somebody who lacks what it had.
@@ -131,6 +166,8 @@ fn r13_who_left_a_group_does_not_vote_for_who_missed_that() {
     world.crash(3);
     world.crash(4);
     world.start(1);
+    // The record names node 2 again, but nobody is there who could let it in.
+    world.seating.get_mut(&first()).unwrap().learners = [1, 2].into();
     world.run(20_000);
     assert_eq!(world.owner(first()), None, "nodes 1 and 2 were a majority once");
     world.heal();
