@@ -21,7 +21,7 @@ pub type Ticket = u64;
 /// What groups are told.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Time passed: see [`Groups::deadline`].
+    /// Time passed: see [`super::Groups::deadline`].
     Tick,
     /// A node's frame, of either lane.
     Received(NodeId, Bytes),
@@ -54,7 +54,7 @@ pub enum Event {
     HandOver,
     /// A group's owner does not answer: see that it has one.
     Wake(ShardId),
-    /// Who should be in each group: see [`seats`].
+    /// Who should be in each group: see [`super::seats`].
     Placed(BTreeMap<ShardId, Seats>),
     /// The nodes that membership takes for being there, in all regions.
     Live(BTreeSet<NodeId>),
