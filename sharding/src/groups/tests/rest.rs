@@ -84,10 +84,8 @@ impl World {
                     .collect();
                 let (voters, learners) = (of(&view.voters), of(&view.learners));
                 let log = (view.base, view.committed, view.end);
-                let term = view.term;
-                lines.push(format!(
-                    "  node {place} term {term} leader {leader:?} {flags} log {log:?} {voters} {learners}"
-                ));
+                let who = format!("node {place} term {} leader {leader:?} {flags}", view.term);
+                lines.push(format!("  {who} log {log:?} {voters} {learners}"));
             }
         }
         lines.join("\n")
