@@ -6,12 +6,15 @@
 //! both side by side, [`driver`] turns it. [`discovery`] finds the addresses of other nodes, and
 //! says who forms a region.
 //!
-//! Left out, until owned entities exist: owners of shards, and their Raft groups.
+//! [`groups`] are the Raft groups of owned entities, one for each shard, whose leaders own it.
+//!
+//! Left out: what owners do with what their groups agree on.
 
 pub mod core;
 pub mod council;
 pub mod discovery;
 pub mod driver;
+pub mod groups;
 pub mod membership;
 pub mod placement;
 pub mod raft;

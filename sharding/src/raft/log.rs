@@ -52,18 +52,18 @@ fn entry_key(group: u64, index: u64) -> Vec<u8> {
     [key(group, b'e'), index.to_be_bytes().to_vec()].concat()
 }
 
-fn pieces(length: usize) -> u16 {
+pub(super) fn pieces(length: usize) -> u16 {
     match length <= BODY_MAX {
         true => 0,
         false => u16::try_from(length.div_ceil(BODY_MAX)).expect("an entry is far below 2 GiB"),
     }
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(value).expect("a record of a log encodes to memory")
 }
 
-fn decode<T: DeserializeOwned>(key: &[u8], body: &[u8]) -> Result<T, Damaged> {
+pub(super) fn decode<T: DeserializeOwned>(key: &[u8], body: &[u8]) -> Result<T, Damaged> {
     let damaged = |_| Damaged { key: key.to_vec().into(), why: Damage::Body };
     postcard::from_bytes(body).map_err(damaged)
 }

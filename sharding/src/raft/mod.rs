@@ -14,10 +14,15 @@
 //! 4. Ticks that were missed are not made up: a process that stood still does not campaign
 //!    before it has read what arrived meanwhile.
 //!
-//! Left out: reads by index, and groups that sleep. Both come with owners.
+//! Left out: reads by index, and groups that sleep: councils need neither. Owners have groups by
+//! the dozen, whose members are [`Member`]s, over a log that memory does not hold.
 
 mod log;
+mod member;
+#[cfg(test)]
+pub(crate) mod nonsense;
 pub mod starts;
+mod tail;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -36,6 +41,7 @@ use atoll_store::dot::Millis;
 use atoll_store::record::RecordError;
 
 use log::Log;
+pub use member::{At, Drained, ELECTION_TICKS as OWNER_TICKS, Entry, Member, Unreadable};
 pub use wire::{Change, Config, Message};
 use wire::{Kind, Snapshot};
 
@@ -294,7 +300,9 @@ impl Group {
         }
         let end = self.raw.raft.raft_log.last_index();
         match &message.kind {
-            Kind::Heartbeat { commit } => message.term < self.term() || *commit <= end,
+            Kind::Heartbeat { commit } | Kind::Ask { commit, .. } => {
+                message.term < self.term() || *commit <= end
+            }
             Kind::AppendAnswer { index, rejected: None, .. } => *index <= end,
             Kind::Snapshot(snapshot) => {
                 snapshot.config.contains(self.name.disk)
@@ -309,7 +317,7 @@ impl Group {
     pub fn is_contradicted_by(&self, message: &Message) -> bool {
         let end = self.raw.raft.raft_log.last_index();
         let commit = match &message.kind {
-            Kind::Heartbeat { commit } => *commit,
+            Kind::Heartbeat { commit } | Kind::Ask { commit, .. } => *commit,
             _ => return false,
         };
         message.to == self.name.disk
@@ -376,6 +384,14 @@ impl Group {
             let config = &self.config;
             self.peers.retain(|id, _| config.contains(*id));
             out.applied.push(Applied::Members);
+        }
+        // A leader that is no member could neither go on nor be told so: the crate forgets its
+        // own progress, and panics when it looks for it.
+        if self.leads() && !self.config.contains(self.name.disk) {
+            let messages = std::mem::take(&mut self.raw.raft.msgs);
+            self.send(messages, out);
+            let term = self.term();
+            self.raw.raft.become_follower(term, 0);
         }
     }
 

@@ -9,7 +9,8 @@
 //!
 //! ```text
 //! n             this disk: id, nonces of its starts
-//! nm disk       the newest nonce seen of a disk, and its node
+//! nm disk       the newest nonce seen of a disk, and its node, by the council
+//! v disk        the same, by the groups of owners
 //! ```
 //!
 //! Invariants:
@@ -43,6 +44,9 @@ const STARTS_KEPT: usize = 256;
 const DISKS_KEPT: usize = 1024;
 
 const OWN_KEY: &[u8] = b"n";
+/// What the keys of disks begin with that a council has seen, and of those that groups have.
+const COUNCIL_MEMORY: &[u8] = b"nm";
+const GROUPS_MEMORY: &[u8] = b"v";
 
 /// What a start tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +66,9 @@ impl Hello {
     }
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Disk {
+/// A disk that has started: its id, and the nonces of its starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
     id: u64,
     starts: Vec<u64>,
 }
@@ -80,6 +85,8 @@ struct Seen {
 #[derive(Clone, Debug)]
 pub struct Starts {
     own: Disk,
+    /// What keys of the memory begin with.
+    memory: &'static [u8],
     chance: u64,
     seen: BTreeMap<u64, Seen>,
     /// The most that each disk has promised in each group, as far as was noticed here since this
@@ -87,8 +94,8 @@ pub struct Starts {
     promises: BTreeMap<(u64, u64), (u64, u64)>,
 }
 
-fn seen_key(disk: u64) -> Vec<u8> {
-    [&b"nm"[..], &disk.to_be_bytes()].concat()
+fn seen_key(memory: &[u8], disk: u64) -> Vec<u8> {
+    [memory, &disk.to_be_bytes()].concat()
 }
 
 fn put(key: &[u8], value: &impl Serialize, writes: &mut Vec<Write>) {
@@ -121,25 +128,48 @@ impl Starts {
     ) -> Result<Starts, RecordError> {
         let own = Disk::read(backend)?;
         let new = Disk { id: draw(b"disk", &[chance, 0]).max(1), starts: Vec::new() };
-        let mut starts = Starts {
-            own: own.unwrap_or(new),
-            chance,
-            seen: BTreeMap::new(),
-            promises: BTreeMap::new(),
-        };
-        let items = record::scan(backend, RecordKind::Raft, b"nm", b"nn", DISKS_KEPT)?;
-        for (key, body) in items {
-            let disk = key.get(2..).and_then(|disk| disk.try_into().ok()).map(u64::from_be_bytes);
-            let seen = body.ok().and_then(|body| postcard::from_bytes(&body).ok());
-            if let (Some(disk), Some(seen)) = (disk, seen) {
-                starts.seen.insert(disk, seen);
-            }
-        }
+        let mut starts = Starts::with(backend, own.unwrap_or(new), chance, COUNCIL_MEMORY)?;
         starts.own.starts.push(draw(b"start", &[chance, starts.own.id]));
         let excess = starts.own.starts.len().saturating_sub(STARTS_KEPT);
         starts.own.starts.drain(..excess);
         put(OWN_KEY, &starts.own, writes);
         Ok(starts)
+    }
+
+    /// The start of a disk as the groups of owners see it, beside the council: the same disk, and
+    /// a memory of their own. Who gives up the disk's id tells the other: [`Starts::adopt`].
+    pub fn beside(backend: &dyn Backend, own: Disk, chance: u64) -> Result<Starts, RecordError> {
+        Starts::with(backend, own, chance, GROUPS_MEMORY)
+    }
+
+    fn with(
+        backend: &dyn Backend,
+        own: Disk,
+        chance: u64,
+        memory: &'static [u8],
+    ) -> Result<Starts, RecordError> {
+        let promises = BTreeMap::new();
+        let mut starts = Starts { own, memory, chance, seen: BTreeMap::new(), promises };
+        let until = [memory, &[u8::MAX; 9]].concat();
+        for (key, body) in record::scan(backend, RecordKind::Raft, memory, &until, DISKS_KEPT)? {
+            let disk = key.get(memory.len()..).and_then(|disk| disk.try_into().ok());
+            let seen = body.ok().and_then(|body| postcard::from_bytes(&body).ok());
+            if let (Some(disk), Some(seen)) = (disk, seen) {
+                starts.seen.insert(u64::from_be_bytes(disk), seen);
+            }
+        }
+        Ok(starts)
+    }
+
+    /// This disk and its starts, for [`Starts::beside`].
+    pub fn own(&self) -> Disk {
+        self.own.clone()
+    }
+
+    /// The disk has another id from now on, and is in no group.
+    pub fn adopt(&mut self, own: Disk) {
+        self.own = own;
+        self.promises.clear();
     }
 
     /// This disk.
@@ -178,7 +208,7 @@ impl Starts {
             }
         }
         self.seen.insert(hello.disk, Seen { nonce, node: from, order });
-        put(&seen_key(hello.disk), &self.seen[&hello.disk], writes);
+        put(&seen_key(self.memory, hello.disk), &self.seen[&hello.disk], writes);
         true
     }
 
@@ -190,7 +220,7 @@ impl Starts {
             let disk = *disk;
             self.seen.remove(&disk);
             self.promises.retain(|(of, _), _| *of != disk);
-            record::remove(&seen_key(disk), 0, writes);
+            record::remove(&seen_key(self.memory, disk), 0, writes);
         }
     }
 
@@ -210,6 +240,11 @@ impl Starts {
     pub fn notice(&mut self, disk: u64, group: u64, promise: (u64, u64)) {
         let promises = self.promises.entry((disk, group)).or_default();
         *promises = promise.max(*promises);
+    }
+
+    /// Forgets what a disk has promised in a group that it is no member of any more.
+    pub fn release(&mut self, disk: u64, group: u64) {
+        self.promises.remove(&(disk, group));
     }
 
     /// Forgets the promises of a group that this disk is no member of any more: nor need others be.

@@ -147,6 +147,35 @@ impl Message {
         self.from
     }
 
+    /// The disk that it is for.
+    pub fn to(&self) -> u64 {
+        self.to
+    }
+
+    /// The term that it is of.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Whether it is a leader's word.
+    pub fn is_leaders(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Append { .. } | Kind::Snapshot(_) | Kind::Heartbeat { .. } | Kind::Ask { .. }
+        )
+    }
+
+    /// Whether a member that sleeps, and leads or not, has to wake for it.
+    pub fn rouses(&self, leads: bool) -> bool {
+        match self.kind {
+            Kind::HeartbeatAnswer { .. } | Kind::AskAnswer { .. } | Kind::VoteAnswer { .. } => {
+                false
+            }
+            Kind::AppendAnswer { rejected, .. } => leads && rejected.is_some(),
+            _ => true,
+        }
+    }
+
     /// What it promises: a term, and for an acknowledgement the index up to which.
     pub fn promise(&self) -> Option<(u64, u64)> {
         match self.kind {
@@ -160,14 +189,51 @@ impl Message {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
-    Append { index: u64, log_term: u64, commit: u64, entries: Vec<Entry> },
-    AppendAnswer { index: u64, commit: u64, rejected: Option<(u64, u64)> },
-    Vote { pre: bool, force: bool, index: u64, log_term: u64, commit: (u64, u64) },
-    VoteAnswer { pre: bool, rejected: bool, commit: (u64, u64) },
+    Append {
+        index: u64,
+        log_term: u64,
+        commit: u64,
+        entries: Vec<Entry>,
+    },
+    AppendAnswer {
+        index: u64,
+        commit: u64,
+        rejected: Option<(u64, u64)>,
+    },
+    Vote {
+        pre: bool,
+        force: bool,
+        index: u64,
+        log_term: u64,
+        commit: (u64, u64),
+    },
+    VoteAnswer {
+        pre: bool,
+        rejected: bool,
+        commit: (u64, u64),
+    },
     Snapshot(Snapshot),
-    Heartbeat { commit: u64 },
-    HeartbeatAnswer { commit: u64 },
+    Heartbeat {
+        commit: u64,
+    },
+    HeartbeatAnswer {
+        commit: u64,
+    },
     TimeoutNow,
+    /// A heartbeat whose answers say that the leader of this term still led when it was asked.
+    Ask {
+        commit: u64,
+        question: u64,
+    },
+    AskAnswer {
+        commit: u64,
+        question: u64,
+    },
+}
+
+/// The question in a heartbeat's context.
+pub(super) fn question(context: &[u8]) -> Option<u64> {
+    context.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn small(numbers: &[u64]) -> bool {
@@ -226,7 +292,10 @@ impl Kind {
                     && (1..=term).contains(&s.term)
                     && s.config.is_sound()
             }
-            Kind::Heartbeat { commit } | Kind::HeartbeatAnswer { commit } => small(&[*commit]),
+            Kind::Heartbeat { commit }
+            | Kind::HeartbeatAnswer { commit }
+            | Kind::Ask { commit, .. }
+            | Kind::AskAnswer { commit, .. } => small(&[*commit]),
             Kind::TimeoutNow => true,
         }
     }
@@ -261,6 +330,10 @@ impl Kind {
             Kind::Heartbeat { commit } | Kind::HeartbeatAnswer { commit } => {
                 message.commit = commit;
             }
+            Kind::Ask { commit, question } | Kind::AskAnswer { commit, question } => {
+                message.commit = commit;
+                message.context = question.to_be_bytes().to_vec().into();
+            }
             Kind::TimeoutNow => {}
         }
     }
@@ -274,8 +347,10 @@ impl Kind {
             Kind::VoteAnswer { pre: true, .. } => MessageType::MsgRequestPreVoteResponse,
             Kind::VoteAnswer { .. } => MessageType::MsgRequestVoteResponse,
             Kind::Snapshot(_) => MessageType::MsgSnapshot,
-            Kind::Heartbeat { .. } => MessageType::MsgHeartbeat,
-            Kind::HeartbeatAnswer { .. } => MessageType::MsgHeartbeatResponse,
+            Kind::Heartbeat { .. } | Kind::Ask { .. } => MessageType::MsgHeartbeat,
+            Kind::HeartbeatAnswer { .. } | Kind::AskAnswer { .. } => {
+                MessageType::MsgHeartbeatResponse
+            }
             Kind::TimeoutNow => MessageType::MsgTimeoutNow,
         }
     }
@@ -308,8 +383,14 @@ impl Kind {
                 Kind::VoteAnswer { pre: true, rejected: m.reject, commit }
             }
             MessageType::MsgSnapshot => Kind::Snapshot(Snapshot::from_raft(m.get_snapshot())),
-            MessageType::MsgHeartbeat => Kind::Heartbeat { commit: m.commit },
-            MessageType::MsgHeartbeatResponse => Kind::HeartbeatAnswer { commit: m.commit },
+            MessageType::MsgHeartbeat => match question(&m.context) {
+                Some(question) => Kind::Ask { commit: m.commit, question },
+                None => Kind::Heartbeat { commit: m.commit },
+            },
+            MessageType::MsgHeartbeatResponse => match question(&m.context) {
+                Some(question) => Kind::AskAnswer { commit: m.commit, question },
+                None => Kind::HeartbeatAnswer { commit: m.commit },
+            },
             MessageType::MsgTimeoutNow => Kind::TimeoutNow,
             _ => return None,
         })
