@@ -8,10 +8,12 @@
 //!
 //! Left out, until owned entities exist: owners of shards, and their Raft groups.
 
+pub mod behaviour;
 pub mod core;
 pub mod council;
 pub mod discovery;
 pub mod driver;
 pub mod membership;
+pub mod owner;
 pub mod placement;
 pub mod raft;
