@@ -7,7 +7,8 @@
 //!    where instructions are counted from a known place; only that verdict counts.
 //! 3. A realm in which a limit was reached is not used again.
 //!
-//! What is counted: the engine reports every 10,000th loop or call.
+//! What is counted: the engine reports every 10,000th jump back or call; a round of a loop is one
+//! or two of them.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -43,7 +44,7 @@ pub(super) type Parts = (
 /// Limits of one call. One for an event that is in the log already has twice as much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Loops and calls, in units of 10,000. Default 100: some 50 ms.
+    /// Jumps back and calls, in units of 10,000. Default 100: some 50 ms.
     pub ticks: u64,
     /// Memory beyond that of an empty realm, in bytes. Default 64 MiB.
     pub memory: usize,

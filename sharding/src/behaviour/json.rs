@@ -11,7 +11,7 @@ const DEPTH_MAX: usize = 64;
 /// The canonical bytes of a text, and its value.
 pub(super) fn canonical(text: &[u8]) -> Result<(Bytes, Value), String> {
     let value: Value = serde_json::from_slice(text).map_err(|error| match error.to_string() {
-        text if text.contains("surrogate") => "a string is not Unicode".into(),
+        text if text.contains("hex escape") => "a string is not Unicode".into(),
         text if text.contains("recursion") => too_deep(),
         text => text,
     })?;

@@ -26,7 +26,7 @@ mod source;
 pub use cart::Cart;
 pub use check::{Accepted, check};
 pub use engine::{Engine, Limits};
-pub use native::{Native, Pure, Rejection};
+pub use native::{Decided, Native, Pure, Rejection};
 pub use source::SOURCE_MAX;
 
 use atoll_store::owned::BehaviourHash;

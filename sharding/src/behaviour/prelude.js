@@ -19,7 +19,8 @@
     throw new TypeError("code cannot be made at run time");
   };
   refuse.prototype = Function.prototype;
-  for (const made of [function () {}, function* () {}, async function () {}, async function* () {}]) {
+  const makers = [function () {}, function* () {}, async function () {}, async function* () {}];
+  for (const made of makers) {
     defineProperty(getPrototypeOf(made), "constructor", { value: refuse });
   }
   defineProperty(globalThis, "Function", { value: refuse });
@@ -31,14 +32,16 @@
   const rounded = ["sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh",
     "asinh", "acosh", "atanh", "exp", "expm1", "log", "log1p", "log2", "log10", "cbrt", "hypot"];
   for (const name of ["random", ...rounded]) delete Math[name];
-  for (const name of ["captureStackTrace", "prepareStackTrace"]) delete Error[name];
+  for (const name of ["captureStackTrace", "prepareStackTrace", "stackTraceLimit"]) {
+    delete Error[name];
+  }
   delete Object.prototype.__proto__;
 
   // What the engine itself hands out without a name.
   const hidden = [
     [][Symbol.iterator](), ""[Symbol.iterator](), new Map()[Symbol.iterator](),
-    new Set()[Symbol.iterator](), "".matchAll(/x/g), (function* () {})(), function* () {},
-    async function () {}, async function* () {}, Iterator.from({ next() {} }), [].values().map(String),
+    new Set()[Symbol.iterator](), "".matchAll(/x/g), (function* () {})(), ...makers,
+    Iterator.from({ next() {} }), [].values().map(String),
   ].map(getPrototypeOf);
 
   const shared = new Set();

@@ -164,7 +164,7 @@ fn an_endless_loop_ends_after_the_same_number_of_steps_in_any_engine() {
     let text = around("", "for (let i = 0; i < command.data; i++) {} return { reply: 1 };");
     let within = |one: &mut One, rounds: u64| one.decide("0", &rounds.to_string()).is_ok();
     let most = |one: &mut One| {
-        let (mut low, mut high) = (0, 2_000_000);
+        let (mut low, mut high) = (400_000, 600_000);
         while high - low > 1 {
             let middle = (low + high) / 2;
             if within(one, middle) { low = middle } else { high = middle }
@@ -173,7 +173,7 @@ fn an_endless_loop_ends_after_the_same_number_of_steps_in_any_engine() {
     };
     let mut fresh = One::new(&text);
     let limit = most(&mut fresh);
-    assert!((990_000..1_010_000).contains(&limit), "{limit}");
+    assert!((490_000..510_000).contains(&limit), "{limit}");
     let mut used = One::new(&text);
     for rounds in [1, 77_777, 123_456, 5] {
         assert!(within(&mut used, rounds));
@@ -235,7 +235,7 @@ fn what_is_shared_cannot_be_tampered_with() {
         "Map.prototype.get.leak = 1",
         "Object.defineProperty(Object.prototype, \"leak\", { value: 1 })",
         "Object.getPrototypeOf([][Symbol.iterator]()).next = () => 1",
-        "Object.getPrototypeOf((function* () {})()).leak = 1",
+        "Object.getPrototypeOf(Object.getPrototypeOf((function* () {})())).leak = 1",
         "Object.getPrototypeOf(Object.getPrototypeOf(\"\".matchAll(/x/g))).leak = 1",
         "(0, eval)(\"let leak = 1\")",
         "Function(\"return 1\")()",
@@ -248,7 +248,9 @@ fn what_is_shared_cannot_be_tampered_with() {
     ];
     for attempt in attempts {
         let mut one = One::new(&around("", &format!("{attempt}; return {{}};")));
-        assert!(matches!(one.failure("0"), Failure::Error(_)), "{attempt}");
+        let result = one.decide("0", "0");
+        let refused = matches!(&result, Err(Refusal::Failed(Failure::Error(_))));
+        assert!(refused, "{attempt}: {result:?}");
     }
     // What it freezes may still be shadowed, as errors and items do.
     let decide = "const e = new Error(\"m\"); e.name = \"N\"; const o = {}; o.toString = 1; o.constructor = 2;\n\
@@ -364,9 +366,9 @@ fn an_event_in_the_log_gets_twice_the_limits() {
     let behaviour = one.engine.find(&one.hash).unwrap();
     let event = |data: &str| NewEvent { kind: "e".into(), data: data.to_string().into() };
     let state = Bytes::from("0");
-    assert_eq!(behaviour.evolve(&state, &event("1500000"), false), Err(Failure::Budget));
-    assert_eq!(behaviour.evolve(&state, &event("1500000"), true), Ok("1".into()));
-    assert_eq!(behaviour.evolve(&state, &event("2500000"), true), Err(Failure::Budget));
+    assert_eq!(behaviour.evolve(&state, &event("700000"), false), Err(Failure::Budget));
+    assert_eq!(behaviour.evolve(&state, &event("700000"), true), Ok("1".into()));
+    assert_eq!(behaviour.evolve(&state, &event("1100000"), true), Err(Failure::Budget));
 }
 
 #[test]
