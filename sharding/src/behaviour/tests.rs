@@ -211,8 +211,10 @@ fn nothing_of_one_call_is_seen_by_the_next() {
                const next = (() => { let hidden = 0; return () => ++hidden; })();\n\
                function* gen() { let i = 0; for (;;) yield ++i; } const g = gen();\n\
                class C { static count = 0; }";
-    let decide = "n++; seen.set(n, n); re.test(\"aa\"); box.n++; C.count++; decide.n = (decide.n ?? 0) + 1;\n\
-                  return { reply: [n, seen.size, re.lastIndex, box.n, next(), g.next().value, C.count, decide.n] };";
+    let decide = "n++; seen.set(n, n); re.test(\"aa\"); box.n++; C.count++;\n\
+                  decide.n = (decide.n ?? 0) + 1;\n\
+                  return { reply: [n, seen.size, re.lastIndex, box.n, next(), g.next().value,\n\
+                  C.count, decide.n] };";
     let mut one = One::new(&around(top, decide));
     for _ in 0..3 {
         assert_eq!(one.reply("0"), "[1,1,1,1,1,1,1,1]");
@@ -253,9 +255,11 @@ fn what_is_shared_cannot_be_tampered_with() {
         assert!(refused, "{attempt}: {result:?}");
     }
     // What it freezes may still be shadowed, as errors and items do.
-    let decide = "const e = new Error(\"m\"); e.name = \"N\"; const o = {}; o.toString = 1; o.constructor = 2;\n\
-                  o.__proto__ = 3; class E extends Error { constructor() { super(); this.name = \"E\"; } }\n\
-                  return { reply: [e.name, o, Object.keys(o).length, new E().name, new Error(\"x\").name] };";
+    let decide = "const e = new Error(\"m\"); e.name = \"N\"; const o = {}; o.toString = 1;\n\
+                  o.constructor = 2; o.__proto__ = 3;\n\
+                  class E extends Error { constructor() { super(); this.name = \"E\"; } }\n\
+                  return { reply: [e.name, o, Object.keys(o).length, new E().name,\n\
+                  new Error(\"x\").name] };";
     let reply = One::new(&around("", decide)).reply("0");
     assert_eq!(
         reply,
@@ -301,7 +305,8 @@ fn clocks_chance_and_what_differs_between_nodes_are_gone() {
     let decide = "try { null.x } catch (e) { return { reply: [e.stack ?? \"\", e.message] } }";
     let reply = One::new(&around("", decide)).reply("0");
     assert!(reply.starts_with("[\"\","), "{reply}");
-    let decide = "return { reply: [0.1 + 0.2, 1e21, 1e-7, -0, 5e-324, 123456789012345680000, (12.5).toLocaleString()] };";
+    let decide = "return { reply: [0.1 + 0.2, 1e21, 1e-7, -0, 5e-324, 123456789012345680000,\n\
+                  (12.5).toLocaleString()] };";
     let reply = One::new(&around("", decide)).reply("0");
     assert_eq!(reply, "[0.30000000000000004,1e+21,1e-7,0,5e-324,123456789012345680000,\"12.5\"]");
 }

@@ -355,7 +355,7 @@ impl Owner {
         let (body, reply, base) = match step {
             Step::Append(base, append) => {
                 let answer = entity::answer(base, &append);
-                (Body::Append(append), Reply::Done(answer), base)
+                (Body::Append(*append), Reply::Done(answer), base)
             }
             Step::Erase(base, existed) => (Body::Erase, Reply::Erased(existed, base), base),
             other => {

@@ -87,7 +87,7 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// To be proposed, on this revision.
-    Append(u64, Append),
+    Append(u64, Box<Append>),
     /// To be proposed, on this revision; whether there was something.
     Erase(u64, bool),
     /// It counted before.
@@ -218,13 +218,13 @@ impl Desk<'_> {
                 let append = append(request, None, decision)?;
                 (spec.revision, spec.snapshot_at) = (base + count(&append), base + count(&append));
                 spec.shown = if count(&append) > 0 { spec.revision } else { spec.shown };
-                Ok(Step::Append(base, append))
+                Ok(Step::Append(base, Box::new(append)))
             }
             (Ask::Command(command), Some((hash, behaviour))) => {
                 let append = decide(spec, hash, behaviour, request, command)?;
                 spec.revision += count(&append);
                 spec.shown = if count(&append) > 0 { spec.revision } else { spec.shown };
-                Ok(Step::Append(base, append))
+                Ok(Step::Append(base, Box::new(append)))
             }
             (Ask::Command(_), None) => Err(Step::Failed(Failure::Missing)),
         }

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Shard six bytes; sequence, revision and number eight, big-endian; key 16. A name is its type, a
-//! zero byte, its id with a 02 after every zero byte, and 00 01: no name is the beginning of another,
-//! and names sort as their ids do.
+//! zero byte, its id with a 02 after every zero byte, and 00 01: no name is the beginning of
+//! another, and names sort as their ids do.
 //!
 //! Invariants:
 //! 1. From a snapshot's key to the end of its entity's events is what recovery reads.

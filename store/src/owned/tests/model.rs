@@ -162,7 +162,8 @@ proptest! {
         prop_assert_eq!(keys::name(&of(&left)), Some(left.clone()));
         // Whatever is under one name ends before the next begins.
         let end = keys::end(of(&left));
-        prop_assert!(keys::snapshot(SHARD, &left, u64::MAX) < keys::end(keys::of(SHARD, keys::EVENTS, &left)));
+        let events = keys::end(keys::of(SHARD, keys::EVENTS, &left));
+        prop_assert!(keys::snapshot(SHARD, &left, u64::MAX) < events);
         prop_assert!(left >= right || end <= of(&right));
     }
 }
