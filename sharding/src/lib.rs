@@ -6,7 +6,9 @@
 //! both side by side, [`driver`] turns it. [`discovery`] finds the addresses of other nodes, and
 //! says who forms a region.
 //!
-//! Left out, until owned entities exist: owners of shards, and their Raft groups.
+//! [`owner`] decides what is appended to the owned entities of a shard, by their [`behaviour`]s.
+//!
+//! Left out, until owned entities are served: the Raft groups of shards.
 
 pub mod behaviour;
 pub mod core;
