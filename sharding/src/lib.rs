@@ -6,15 +6,18 @@
 //! both side by side, [`driver`] turns it. [`discovery`] finds the addresses of other nodes, and
 //! says who forms a region.
 //!
-//! [`groups`] are the Raft groups of owned entities, one for each shard, whose leaders own it.
+//! [`groups`] are the Raft groups of owned entities, one for each shard, whose leaders own it;
+//! [`owner`] decides what is appended to the owned entities of a shard, by their [`behaviour`]s.
 //!
-//! Left out: what owners do with what their groups agree on.
+//! Left out: what joins the two in a running node. Owned entities are not served yet.
 
+pub mod behaviour;
 pub mod core;
 pub mod council;
 pub mod discovery;
 pub mod driver;
 pub mod groups;
 pub mod membership;
+pub mod owner;
 pub mod placement;
 pub mod raft;

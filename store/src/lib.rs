@@ -17,6 +17,7 @@ pub mod mutant;
 pub mod name;
 mod notes;
 pub mod operation;
+pub mod owned;
 pub mod reader;
 pub mod record;
 mod recover;

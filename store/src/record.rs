@@ -61,6 +61,8 @@ pub enum RecordKind {
     Staged = 8,
     /// What a voter must not forget: starts of disks; a group's votes, log and snapshot.
     Raft = 9,
+    /// What belongs to owned entities: heads, events, snapshots, remembered commands.
+    Owned = 10,
 }
 
 impl RecordKind {
@@ -75,6 +77,7 @@ impl RecordKind {
             7 => Self::Index,
             8 => Self::Staged,
             9 => Self::Raft,
+            10 => Self::Owned,
             _ => return None,
         })
     }
@@ -214,6 +217,11 @@ pub fn scan(
         }
     }
     Ok(items)
+}
+
+/// Checks that a record, found under `key`, is what was written there.
+pub(crate) fn check(key: &[u8], value: &Bytes) -> Result<(), RecordError> {
+    verify(key, value).map(|_| ())
 }
 
 /// Parts damage, which is an item, from errors that concern the whole scan.

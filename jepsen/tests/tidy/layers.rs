@@ -7,7 +7,7 @@
 use crate::source::{Source, words};
 
 /// Names that belong to one place each, and the paths that may name them.
-const OWNED: [(&str, &[&str], &[&str]); 6] = [
+const OWNED: [(&str, &[&str], &[&str]); 7] = [
     ("the storage engine", &["sled"], &["store/src/backend/sled.rs"]),
     (
         "the transport",
@@ -25,6 +25,7 @@ const OWNED: [(&str, &[&str], &[&str]); 6] = [
         ],
     ),
     ("consensus", &["raft"], &["sharding/src/raft/"]),
+    ("the engine of behaviours", &["rquickjs"], &["sharding/src/behaviour/"]),
     ("failure detection", &["foca"], &["sharding/src/membership/swim/"]),
     (
         "JSON",
@@ -39,12 +40,14 @@ const OWNED: [(&str, &[&str], &[&str]); 6] = [
             "jepsen/",
             // What Kubernetes and etcd speak. Values of entities are not known there.
             "sharding/src/discovery/",
+            // What behaviours are given and return: they are what values mean.
+            "sharding/src/behaviour/",
         ],
     ),
 ];
 
 /// Code that knows no runtime, no clock, no chance and no order of hashes.
-const CORES: [&str; 7] = [
+const CORES: [&str; 9] = [
     "store/src/",
     "replication/src/core/",
     "sharding/src/placement",
@@ -52,6 +55,8 @@ const CORES: [&str; 7] = [
     "sharding/src/council/",
     "sharding/src/groups/",
     "sharding/src/raft/",
+    "sharding/src/owner/",
+    "sharding/src/behaviour/",
 ];
 
 /// What cores may not name.
@@ -172,6 +177,10 @@ mod tests {
         assert_eq!(complaints("store/src/log.rs", "use serde_json::Value;"), 1);
         assert_eq!(complaints("sharding/src/placement.rs", "use serde_json::Value;"), 1);
         assert_eq!(complaints("sharding/src/discovery/etcd/key.rs", "use serde_json::Value;"), 0);
+        assert_eq!(complaints("sharding/src/behaviour/json.rs", "use serde_json::Value;"), 0);
+        assert_eq!(complaints("sharding/src/owner/work.rs", "use serde_json::Value;"), 1);
+        assert_eq!(complaints("sharding/src/owner/work.rs", "use rquickjs::Runtime;"), 1);
+        assert_eq!(complaints("sharding/src/behaviour/engine.rs", "use rquickjs::Runtime;"), 0);
         assert_eq!(complaints("api/src/http/entities.rs", "use serde_json::Value;"), 0);
         assert_eq!(complaints("api/src/bench.rs", "use serde_json::Value;"), 0);
     }

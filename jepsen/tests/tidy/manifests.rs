@@ -9,7 +9,7 @@ pub(crate) const ALLOWED: [(&str, &[&str]); 5] = [
     ("jepsen", &["atoll-store", "atoll-replication", "atoll-sharding", "atoll"]),
 ];
 
-/// Crates that know no JSON. In `sharding` one directory does: see `layers`.
+/// Crates that know no JSON. In `sharding` two directories do: see `layers`.
 const NO_JSON: [&str; 2] = ["store", "replication"];
 
 /// Dependencies that a manifest may not have.

@@ -245,7 +245,8 @@ fn r12_who_should_vote_are_the_current_replicas_of_the_home_region() {
             })
             .collect();
         let set = |places: [usize; 2]| places.into_iter().map(|at| id(base + at)).collect();
-        let slots = vec![Replicas { epoch: 2, current: set([0, 1]), next: Some(set([1, 2])) }];
+        let slots =
+            vec![Replicas { epoch: 2, current: set([0, 1]), next: Some(set([1, 2])), struck: 0 }];
         let region = region.to_owned();
         let record = RegionPlacement { region, nodes, slots, ..RegionPlacement::default() };
         let version = atoll_replication::placement::Version { epoch: 1, number: 1 };
