@@ -59,6 +59,8 @@ use wait::Waits;
 /// Between comparisons of vectors with each peer. Default 500 ms: a lost message is asked for
 /// after at most two of them.
 const TICK_MS: Millis = 500;
+/// So many peers are told at every tick that there is no news; twice as many at every second.
+const QUIET_PEERS: u64 = 32;
 /// Between measurements of the peers' clocks.
 const PING_MS: Millis = 5_000;
 /// How long a start waits for peers to give back what they hold of earlier starts.

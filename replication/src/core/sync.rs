@@ -17,7 +17,7 @@ use atoll_store::shard::ShardId;
 use super::answer::split;
 use super::message::{Fact, Hello, Message, Seen, ShardState, Vectors};
 use super::placed::Route;
-use super::{Core, PING_MS, RECALL_MS, TICK_MS};
+use super::{Core, PING_MS, QUIET_PEERS, RECALL_MS, TICK_MS};
 use crate::transport::NodeId;
 
 impl Core {
@@ -384,8 +384,11 @@ impl Core {
         self.ready = ((all && recalled) || waited) && self.unplaced().is_none() && whole;
     }
 
-    /// Tells a peer what changed here since it was last told, or all.
+    /// Tells a peer what changed here since it was last told, or all. That nothing did is told at
+    /// every tick, but in large clusters only in turns.
     fn tell(&mut self, peer: NodeId, whole: bool) {
+        let turns = 1 + self.peers.len() as u64 / QUIET_PEERS;
+        let turn = self.elapsed / TICK_MS + u64::from(peer.0[15]);
         let told = self.engine.shards().filter(|shard| self.is_told(peer, *shard));
         let told: Vec<ShardId> = told.collect();
         let record = self.record_of(peer);
@@ -395,8 +398,6 @@ impl Core {
             known.told.clear();
             known.told_issued.clear();
         }
-        let number = known.tell_number;
-        known.tell_number += 1;
         let mut shards = Vec::new();
         for shard in told {
             let (vector, digest) = (self.engine.vector(shard), self.engine.digest(shard).0);
@@ -409,7 +410,13 @@ impl Core {
         let new = |(shard, issued): &(ShardId, u64)| {
             known.told_issued.insert(*shard, *issued) != Some(*issued)
         };
-        let issued = floors.into_iter().filter(new).collect();
+        let issued: Vec<_> = floors.into_iter().filter(new).collect();
+        let quiet = !whole && shards.is_empty() && issued.is_empty();
+        if quiet && !turn.is_multiple_of(turns) {
+            return;
+        }
+        let number = known.tell_number;
+        known.tell_number += 1;
         let (closed, applied, roll) = (self.hlc, self.lowest, self.engine.roll());
         let told = Vectors { number, whole, roll, closed, applied, record, issued, shards };
         self.send(peer, &Message::Vectors(Box::new(told)));
