@@ -79,7 +79,7 @@ impl Core {
             .filter_map(|name| name.strip_prefix(UNKNOWN)?.split('/').next()?.parse().ok())
             .collect();
         for shard in slots.into_iter().map(|slot| ShardId { placement: 0, slot }) {
-            if self.serves(shard).is_ok() {
+            if self.may_write_again(shard) {
                 let operations = self.noted(shard, usize::MAX, usize::MAX);
                 let dots = self.write_again(shard, operations);
                 self.drop_notes(shard, dots);
@@ -117,7 +117,7 @@ impl Core {
         self.send(peer, &Message::Unknown { shard, operations });
     }
 
-    /// A connected peer that is recorded to serve a shard; one of this region if there is any.
+    /// A connected peer that is recorded to serve a shard: each in turn, as one may not serve yet.
     fn server_of(&self, shard: ShardId) -> Option<NodeId> {
         let serves = |region: &str, node: NodeId| {
             let set = self.placement.replicas(region, shard.slot);
@@ -125,15 +125,20 @@ impl Core {
         };
         let peers = self.peers.iter().filter(|(_, peer)| peer.connected && peer.same_roll);
         let serving = peers.filter(|(node, peer)| serves(peer.region(), **node));
-        serving
-            .map(|(node, peer)| (peer.region() != self.me.region, *node))
-            .min()
-            .map(|best| best.1)
+        let serving: Vec<NodeId> = serving.map(|(node, _)| *node).collect();
+        let turn = (self.elapsed / HANDED_AGAIN_MS) as usize;
+        serving.get(turn % serving.len().max(1)).copied()
+    }
+
+    /// Whether this node may stamp operations of a shard.
+    fn may_write_again(&self, shard: ShardId) -> bool {
+        let refused = self.disk_full().or_else(|| self.clock_skew());
+        refused.is_none() && self.serves(shard).is_ok()
     }
 
     /// A peer asks to write again what only its copy knew.
     pub(super) fn rewrite(&mut self, peer: NodeId, shard: ShardId, operations: Vec<Bytes>) {
-        if self.serves(shard).is_err() || self.disk_full().is_some() {
+        if !self.may_write_again(shard) {
             return;
         }
         let beyond = |bytes: &Bytes| {
